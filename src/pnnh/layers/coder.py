@@ -1,0 +1,88 @@
+"""The coder: the kernel with which a stage's layers write their learner features into the stream, owned exactly once.
+
+Which kernel that is, and whether the layers share it, is a type:
+
+    LearnedCoder     shared by the layers of a stage and learned (the paper's coder; default)
+    FrozenDirac      shared, features are copied into the stream as they are, never trained
+    FrozenOrthogonal shared, a fixed random orthogonal mixing, never trained
+    PerLayerCoder    one learned kernel per layer: no sharing (the ablation)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pnnh.layers.init import dirac_, he_normal_, orthogonal_
+
+
+@dataclass(frozen=True)
+class LearnedCoder:
+    """One learned kernel for all layers of a stage.
+
+    It receives the sum of their gradients, so its learning rate is scaled by `lr_scale` and it is not decayed (chosen).
+    """
+
+    lr_scale: float = 0.1
+
+
+@dataclass(frozen=True)
+class FrozenDirac:
+    """Stream channel o receives feature o mod L, unmixed; a buffer, not a parameter."""
+
+
+@dataclass(frozen=True)
+class FrozenOrthogonal:
+    """A random orthogonal kernel drawn at construction; a buffer, not a parameter."""
+
+
+@dataclass(frozen=True)
+class PerLayerCoder:
+    """Every layer has its own learned kernel, at the learner's learning rate."""
+
+
+CoderChoice = LearnedCoder | FrozenDirac | FrozenOrthogonal | PerLayerCoder
+
+
+class Coder(nn.Module):
+    """Owns one coder kernel `weight` [O, I, k, k]; the layers get it as an argument.
+
+    `lr_scale` multiplies the learning rate of `weight`; `pnnh.train.param_groups` reads it and exempts `weight` from decay.
+    """
+
+    weight: Tensor
+
+    def __init__(self, shape: tuple[int, ...], *, init: Callable[[Tensor], Tensor], lr_scale: float | None = None, frozen: bool = False):
+        super().__init__()
+        self.init = init
+        if lr_scale is not None:
+            self.lr_scale = lr_scale
+        if frozen:
+            self.register_buffer("weight", torch.empty(shape))
+        else:
+            self.weight = nn.Parameter(torch.empty(shape))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        self.init(self.weight)
+
+    def extra_repr(self) -> str:
+        kind = "learned" if isinstance(self.weight, nn.Parameter) else "frozen"
+        return f"{kind}, shape={tuple(self.weight.shape)}, init={self.init.__name__}"
+
+
+def coders(choice: CoderChoice, shape: tuple[int, ...], num_layers: int) -> nn.ModuleList:
+    """The coders of a stage whose kernels have `shape`: one for all layers or, for `PerLayerCoder`, `num_layers` of them."""
+    match choice:
+        case LearnedCoder(lr_scale):
+            return nn.ModuleList([Coder(shape, init=he_normal_, lr_scale=lr_scale)])
+        case FrozenDirac():
+            return nn.ModuleList([Coder(shape, init=dirac_, frozen=True)])
+        case FrozenOrthogonal():
+            return nn.ModuleList([Coder(shape, init=orthogonal_, frozen=True)])
+        case PerLayerCoder():
+            return nn.ModuleList(Coder(shape, init=he_normal_) for _ in range(num_layers))
+    raise ValueError(f"coder {choice!r} is none of LearnedCoder, FrozenDirac, FrozenOrthogonal, PerLayerCoder")
