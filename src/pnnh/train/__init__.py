@@ -1,0 +1,33 @@
+"""Data, recipes and one training loop over any `nn.Module`."""
+
+from pnnh.train.augment import Augment
+from pnnh.train.checkpoint import Checkpoint
+from pnnh.train.data import Dataset, Split, load_data
+from pnnh.train.evaluate import Evaluation, Normalise, evaluate
+from pnnh.train.finite import NotFinite
+from pnnh.train.groups import param_groups
+from pnnh.train.loop import Epoch, Stopped, check_fit, pick_device, train
+from pnnh.train.recipe import SGD, AdamW, Cosine, OneCycle, Recipe
+
+__all__ = [
+    "SGD",
+    "AdamW",
+    "Augment",
+    "Checkpoint",
+    "Cosine",
+    "Dataset",
+    "Epoch",
+    "Evaluation",
+    "Normalise",
+    "NotFinite",
+    "OneCycle",
+    "Recipe",
+    "Split",
+    "Stopped",
+    "check_fit",
+    "evaluate",
+    "load_data",
+    "param_groups",
+    "pick_device",
+    "train",
+]

@@ -1,0 +1,68 @@
+"""Exact evaluation: every image once, the last batch as short as it is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pnnh.train.data import Dataset, Split
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """accuracy: share of images in [0, 1] whose largest logit is the label; loss: mean cross-entropy, nats."""
+
+    accuracy: float
+    loss: float
+    num_images: int
+
+    def rows(self) -> list[dict]:
+        return [asdict(self)]
+
+
+class Normalise(nn.Module):
+    """uint8 [N, C, H, W] -> float32, (x / 255 - mean) / std, keeping the memory format."""
+
+    def __init__(self, data: Dataset, device: torch.device | str) -> None:
+        super().__init__()
+        mean, std = (torch.tensor(value, device=device).view(1, -1, 1, 1) for value in (data.mean, data.std))
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("offset", -mean / std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.float().mul_(self.scale).add_(self.offset)
+
+
+def autocast(device: torch.device | str, amp: str) -> torch.autocast:
+    """The context of the forward pass: bfloat16 where "bf16", otherwise nothing."""
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=amp == "bf16")
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    normalise: nn.Module,
+    *,
+    batch_size: int = 512,
+    device: torch.device | str | None = None,
+    amp: str = "fp32",
+) -> Evaluation:
+    """Accuracy and loss of `model` (in eval mode, put back afterwards) on `split`; one host sync, at the end."""
+    device = next(model.parameters()).device if device is None else torch.device(device)
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
+        labels = labels.to(device, non_blocking=True)
+        with autocast(device, amp):
+            logits = model(normalise(images.to(device, non_blocking=True)))
+        correct += (logits.argmax(1) == labels).sum()
+        loss += F.cross_entropy(logits.float(), labels, reduction="sum").double()
+    for module, was in training.items():
+        module.training = was
+    return Evaluation(correct.item() / len(split), loss.item() / len(split), len(split))

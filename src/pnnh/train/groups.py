@@ -1,0 +1,52 @@
+"""Optimiser groups: every parameter in exactly one, by a named rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from pnnh._errors import UsageError
+
+
+def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Groups for an optimiser, as dicts with `params`, `weight_decay`, `lr_scale` and `name`.
+
+    A module with an attribute `lr_scale` (the coder, whose kernel receives the sum of a stage's gradients) owns a
+    group with that scale and no decay: its own parameters, not its children's. One-dimensional parameters (norms,
+    biases) do not decay; all others do. timm's schedulers multiply the learning rate by `lr_scale`.
+
+    Raises UsageError if two owners disagree about a shared parameter or the model has nothing to train.
+    """
+    rule: dict[int, tuple[tuple[str, float, float], str]] = {}  # id(parameter) -> (rule, first name)
+    found: dict[tuple[str, float, float], list[nn.Parameter]] = {}
+    for path, module in model.named_modules():
+        scale = getattr(module, "lr_scale", None)
+        for name, parameter in module.named_parameters(prefix=path, recurse=False):
+            if not parameter.requires_grad:
+                continue
+            key = _rule(parameter, scale, weight_decay)
+            if id(parameter) not in rule:
+                rule[id(parameter)] = (key, name)
+                found.setdefault(key, []).append(parameter)
+            elif rule[id(parameter)][0] != key:
+                first = rule[id(parameter)]
+                raise UsageError(
+                    f"one parameter, two rules: {first[1]} is {first[0]}, {name} is {key}; give it one owner"
+                )
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in rule]
+    if missing or not found:
+        raise UsageError(f"parameters in no group: {missing}" if missing else "the model has no trainable parameter")
+    return [
+        {"params": params, "name": name, "lr_scale": scale, "weight_decay": decay}
+        for (name, scale, decay), params in found.items()
+    ]
+
+
+def _rule(parameter: nn.Parameter, scale: float | None, weight_decay: float) -> tuple[str, float, float]:
+    """(name, lr_scale, weight_decay) of the group a parameter belongs to."""
+    if scale is not None:
+        return ("scaled", float(scale), 0.0)
+    if parameter.ndim <= 1:
+        return ("no_decay", 1.0, 0.0)
+    return ("decay", 1.0, float(weight_decay))

@@ -1,0 +1,164 @@
+"""The training loop: a generator that yields one event an epoch, over any nn.Module."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import nn
+
+from pnnh._errors import RunError, UsageError
+from pnnh.train.data import Dataset
+from pnnh.train.evaluate import evaluate
+from pnnh.train.recipe import Recipe
+from pnnh.train.run import Run
+from pnnh.train.store import Store
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch, as it was. Accuracies are shares in [0, 1]; train_accuracy is on augmented images, while learning.
+
+    test_accuracy and test_loss are of the averaged weights where the recipe has an `ema_decay`; None if not measured.
+    images_per_second counts training only, seconds training and evaluation.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    train_accuracy: float
+    test_accuracy: float | None
+    test_loss: float | None
+    lr: float
+    images_per_second: float
+    seconds: float
+    eta_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [asdict(self)]
+
+
+class Stopped(RunError):
+    """Training was asked to stop and did, after saving its state where it has an `out`."""
+
+
+def train(
+    model: nn.Module,
+    data: Dataset,
+    recipe: Recipe,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    out: str | PathLike[str] | None = None,
+    resume: bool = True,
+    spec: dict[str, Any] | None = None,
+    evaluate_every: int = 1,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Epoch]:
+    """Train `model` in place; yields an Epoch after each epoch and leaves the final (averaged) weights in `model`.
+
+    out: folder for `events.jsonl`, the resumable state after every epoch, and at the end model.safetensors, record.json
+        and manifest.json. A run found there goes on where it stopped, its earlier epochs yielded first; on a CPU the
+        result is bitwise that of an uninterrupted run. `resume=False` starts anew.
+    spec: {"name", "kwargs"} for the record, so that other commands can rebuild the model.
+    evaluate_every: epochs between looks at data.test; 0 never. The last epoch is always looked at otherwise.
+    stop: asked after every step; when true the state is saved and Stopped raised.
+    Raises UsageError before the first step (device, shapes, classes, `out`), NotFinite when the loss is.
+    """
+    device = pick_device(device)
+    check_fit(model, data)
+    run = Run(model, data, recipe, seed, device)
+    store = None if out is None else Store(out, run, spec, resume=resume)
+    history = [] if store is None else store.history
+    yield from (Epoch(**event) for event in list(history))
+    spent: list[float] = []
+    while run.step < run.steps:
+        event = _epoch(run, store, evaluate_every, stop, spent)
+        if store is not None:
+            store.epoch_done(event.to_dict())
+        yield event
+    if run.ema is not None:
+        model.load_state_dict(run.averaged.state_dict())
+    model.eval()
+    if store is not None:
+        store.finish(model)
+
+
+def _epoch(run: Run, store: Store | None, evaluate_every: int, stop: Callable[[], bool], spent: list[float]) -> Epoch:
+    run.model.train()
+    start, first = time.perf_counter(), run.step
+    end = (run.epoch + 1) * run.steps_per_epoch
+    while run.step < end:
+        run.advance()
+        if stop() and run.step < run.steps:
+            if store is not None:
+                store.save()
+            saved = f"; the same command goes on from {store.folder}" if store else ", nothing saved (no out folder)"
+            raise Stopped(f"stopped at step {run.step} of {run.steps}{saved}")
+    loss = run.loss_sum.item() / run.steps_per_epoch  # waits for the device
+    if run.watch.was_bad():
+        run.refuse()
+    trained = time.perf_counter() - start
+    look = evaluate_every and (run.epoch % evaluate_every == 0 or run.step == run.steps)
+    seen = None
+    if look:
+        seen = evaluate(run.averaged, run.data.test, run.normalise, device=run.device, amp=run.recipe.amp)
+    seconds = time.perf_counter() - start
+    spent.append(seconds)
+    return Epoch(
+        epoch=run.epoch,
+        step=run.step,
+        loss=loss,
+        train_accuracy=run.correct.item() / (run.steps_per_epoch * run.recipe.batch_size),
+        test_accuracy=seen.accuracy if seen else None,
+        test_loss=seen.loss if seen else None,
+        lr=run.lr,
+        images_per_second=(end - first) * run.recipe.batch_size / trained,
+        seconds=seconds,
+        eta_seconds=sum(spent) / len(spent) * (run.recipe.epochs - run.epoch),
+    )
+
+
+def pick_device(name: str | torch.device) -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU. Raises UsageError for a device this machine has not."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageError(f"device {str(name)!r} is not available to this PyTorch here; use --device cpu") from None
+    return device
+
+
+@torch.no_grad()
+def check_fit(model: nn.Module, data: Dataset) -> None:
+    """Run two images through the model on its own device: channels, size and number of classes must agree."""
+    parameter = next(model.parameters(), None)
+    if parameter is None:
+        raise UsageError("the model has no parameter to train")
+    shape = f"{data.channels}x{data.image_size}x{data.image_size}"
+    conv = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if conv is not None and conv.in_channels != data.channels:
+        way_out = f"load the data with channels={conv.in_channels}" if conv.in_channels in (1, 3) else "change in_chans"
+        raise UsageError(f"images have {data.channels} channel(s), the model takes {conv.in_channels}; {way_out}")
+    training = {module: module.training for module in model.modules()}
+    try:
+        logits = model.eval()(torch.zeros(2, *data.train.images.shape[1:], device=parameter.device))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        raise UsageError(f"the model refuses images of {shape}: {reason}; change image_size or the model") from None
+    finally:
+        for module, was in training.items():
+            module.training = was
+    expected = (2, data.num_classes)
+    if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != expected:
+        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise UsageError(f"the model's output for 2 images is {got}, the data needs {expected}; set num_classes")
