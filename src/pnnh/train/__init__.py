@@ -1,16 +1,18 @@
 """Data, recipes and one training loop over any `nn.Module`."""
 
 from pnnh.train.augment import Augment
-from pnnh.train.checkpoint import Checkpoint
+from pnnh.train.checkpoint import Checkpoint, check_writable
 from pnnh.train.data import Dataset, Split, load_data
 from pnnh.train.evaluate import Evaluation, Normalise, evaluate
 from pnnh.train.finite import NotFinite
 from pnnh.train.groups import param_groups
 from pnnh.train.loop import Epoch, Stopped, check_fit, pick_device, train
-from pnnh.train.recipe import SGD, AdamW, Cosine, OneCycle, Recipe
+from pnnh.train.recipe import SGD, AdamW, Cosine, OneCycle, Recipe, recipe_for
+from pnnh.train.stopping import STOPPED_EXIT_CODE, StopOnSignal
 
 __all__ = [
     "SGD",
+    "STOPPED_EXIT_CODE",
     "AdamW",
     "Augment",
     "Checkpoint",
@@ -23,11 +25,14 @@ __all__ = [
     "OneCycle",
     "Recipe",
     "Split",
+    "StopOnSignal",
     "Stopped",
     "check_fit",
+    "check_writable",
     "evaluate",
     "load_data",
     "param_groups",
     "pick_device",
+    "recipe_for",
     "train",
 ]

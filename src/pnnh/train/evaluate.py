@@ -44,15 +44,20 @@ def autocast(device: torch.device | str, amp: str) -> torch.autocast:
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    split: Split,
-    normalise: nn.Module,
+    data: Dataset,
     *,
+    split: Split | None = None,
     batch_size: int = 512,
     device: torch.device | str | None = None,
     amp: str = "fp32",
 ) -> Evaluation:
-    """Accuracy and loss of `model` (in eval mode, put back afterwards) on `split`; one host sync, at the end."""
+    """Accuracy and loss of `model` (in eval mode, put back afterwards) on data.test, or on another `split`.
+
+    device: default the model's own. Waits for the device once, at the end.
+    """
     device = next(model.parameters()).device if device is None else torch.device(device)
+    split = data.test if split is None else split
+    normalise = Normalise(data, device)
     training = {module: module.training for module in model.modules()}
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)

@@ -13,7 +13,7 @@ class NotFinite(RunError):
 
 
 class Watch:
-    """Looks at every loss without waiting for the device: the answer is immediate on a CPU, some steps late elsewhere."""
+    """Looks at every loss without waiting for the device: immediate on a CPU, some steps late elsewhere."""
 
     def __init__(self, device: torch.device) -> None:
         self._bad = torch.zeros((), dtype=torch.bool, device=device)

@@ -31,9 +31,7 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
                 found.setdefault(key, []).append(parameter)
             elif rule[id(parameter)][0] != key:
                 first = rule[id(parameter)]
-                raise UsageError(
-                    f"one parameter, two rules: {first[1]} is {first[0]}, {name} is {key}; give it one owner"
-                )
+                raise UsageError(f"two rules for one parameter: {first[1]} {first[0]}, {name} {key}; give it one owner")
     missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in rule]
     if missing or not found:
         raise UsageError(f"parameters in no group: {missing}" if missing else "the model has no trainable parameter")

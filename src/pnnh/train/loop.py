@@ -38,6 +38,12 @@ class Epoch:
     seconds: float
     eta_seconds: float
 
+    def __str__(self) -> str:
+        test = "" if self.test_accuracy is None else f"  test {100 * self.test_accuracy:5.2f} %"
+        minutes, seconds = divmod(round(self.eta_seconds), 60)
+        learnt = f"loss {self.loss:.4f}  train {100 * self.train_accuracy:5.2f} %{test}"
+        return f"{learnt}  lr {self.lr:.4f}  {self.images_per_second:.0f} img/s  {minutes}:{seconds:02d} left"
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -62,7 +68,9 @@ def train(
     evaluate_every: int = 1,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Epoch]:
-    """Train `model` in place; yields an Epoch after each epoch and leaves the final (averaged) weights in `model`.
+    """Train `model` in place: an iterator that yields an Epoch after each epoch.
+
+    When it is exhausted `model` is in eval mode and holds the final (averaged) weights.
 
     out: folder for `events.jsonl`, the resumable state after every epoch, and at the end model.safetensors, record.json
         and manifest.json. A run found there goes on where it stopped, its earlier epochs yielded first; on a CPU the
@@ -70,14 +78,18 @@ def train(
     spec: {"name", "kwargs"} for the record, so that other commands can rebuild the model.
     evaluate_every: epochs between looks at data.test; 0 never. The last epoch is always looked at otherwise.
     stop: asked after every step; when true the state is saved and Stopped raised.
-    Raises UsageError before the first step (device, shapes, classes, `out`), NotFinite when the loss is.
+    Raises UsageError at once, before any step (device, shapes, classes, `out`); NotFinite when the loss is not.
     """
     device = pick_device(device)
     check_fit(model, data)
     run = Run(model, data, recipe, seed, device)
     store = None if out is None else Store(out, run, spec, resume=resume)
-    history = [] if store is None else store.history
-    yield from (Epoch(**event) for event in list(history))
+    return _epochs(run, store, evaluate_every, stop)
+
+
+def _epochs(run: Run, store: Store | None, evaluate_every: int, stop: Callable[[], bool]) -> Iterator[Epoch]:
+    if store is not None:
+        yield from [Epoch(**event) for event in store.history]
     spent: list[float] = []
     while run.step < run.steps:
         event = _epoch(run, store, evaluate_every, stop, spent)
@@ -85,10 +97,10 @@ def train(
             store.epoch_done(event.to_dict())
         yield event
     if run.ema is not None:
-        model.load_state_dict(run.averaged.state_dict())
-    model.eval()
+        run.model.load_state_dict(run.averaged.state_dict())
+    run.model.eval()
     if store is not None:
-        store.finish(model)
+        store.finish()
 
 
 def _epoch(run: Run, store: Store | None, evaluate_every: int, stop: Callable[[], bool], spent: list[float]) -> Epoch:
@@ -109,7 +121,7 @@ def _epoch(run: Run, store: Store | None, evaluate_every: int, stop: Callable[[]
     look = evaluate_every and (run.epoch % evaluate_every == 0 or run.step == run.steps)
     seen = None
     if look:
-        seen = evaluate(run.averaged, run.data.test, run.normalise, device=run.device, amp=run.recipe.amp)
+        seen = evaluate(run.averaged, run.data, device=run.device, amp=run.recipe.amp)
     seconds = time.perf_counter() - start
     spent.append(seconds)
     return Epoch(

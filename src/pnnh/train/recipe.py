@@ -9,6 +9,7 @@ import torch
 
 from pnnh._errors import UsageError
 from pnnh.train.augment import Augment
+from pnnh.train.data import Dataset
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,19 @@ class Recipe:
 
     def with_lr(self, lr: float) -> Recipe:
         return replace(self, optimizer=replace(self.optimizer, lr=lr))
+
+
+def recipe_for(data: Dataset, **choices: Any) -> Recipe:
+    """The default recipe fitted to a data set; `choices` are Recipe's own and win.
+
+    Crops move by up to an eighth of the side (4 px at 32), mirror images only where they keep their class, and
+    batches of 64 below 10,000 images, so that small sets see enough updates.
+    """
+    fitted = {
+        "augment": Augment(pad=data.image_size // 8, flip=data.flip),
+        "batch_size": 128 if len(data.train) >= 10_000 else 64,
+    }
+    return Recipe(**(fitted | choices))
 
 
 _CHOICES = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +59,7 @@ class Run:
     @property
     def lr(self) -> float:
         """Learning rate of the last update, before any group's own scale."""
-        group = self.optimizer.param_groups[0]
-        return group["lr"] / group["lr_scale"]
+        return max(group["lr"] / (group["lr_scale"] or math.inf) for group in self.optimizer.param_groups)
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """The next step's augmented images, float [N, C, H, W], and labels [N]: a function of (seed, step)."""

@@ -15,8 +15,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from pnnh._errors import UsageError
 from pnnh.train import checkpoint, record
 from pnnh.train.run import Run
@@ -33,6 +31,8 @@ class Store:
         self.spec = spec or {"name": type(run.model).__qualname__, "kwargs": {}}
         self.history: list[dict[str, Any]] = []
         checkpoint.check_writable(self.folder)
+        for left in (*self.folder.glob(".*.partial"), *(self.folder / "state").glob(".*.partial")):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()  # of a run that was killed while writing
         if resume:
             self._resume()
         else:
@@ -54,10 +54,10 @@ class Store:
         for old in self._states()[:-KEPT_STATES]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def finish(self, model: nn.Module) -> None:
+    def finish(self) -> None:
         """The trained model and its record, where every command can read them."""
         value = record.build(self.run, spec=self.spec, history=self.history)
-        checkpoint.save(self.folder, model, value)
+        checkpoint.save(self.folder, self.run.model, value)
 
     def _states(self) -> list[Path]:
         return sorted(path for path in (self.folder / "state").glob("step-*") if path.is_dir())
@@ -79,10 +79,10 @@ class Store:
     def _settings(self) -> dict[str, Any]:
         shapes = [(name, tuple(value.shape)) for name, value in self.run.model.state_dict().items()]
         return {
+            "model": hashlib.sha256(repr(shapes).encode()).hexdigest(),
             "recipe": self.run.recipe.to_dict(),
             "seed": self.run.seed,
             "data": self.run.data.sha256,
-            "model": hashlib.sha256(repr(shapes).encode()).hexdigest(),
         }
 
     def _compare(self, value: dict[str, Any]) -> None:

@@ -1,0 +1,89 @@
+"""`pnnh train`: one model, one data set, one folder with everything to use the result or to go on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pnnh.train import Dataset
+
+
+def run(
+    model: Annotated[str, tyro.conf.Positional],
+    *,
+    data: str = "digits",
+    out: Path = Path("runs/train"),
+    epochs: int = 10,
+    batch_size: int | None = None,
+    lr: float = 0.1,
+    seed: int = 0,
+    image_size: int | None = None,
+    channels: Literal[1, 3] | None = None,
+    limit: int | None = None,
+    device: str = "auto",
+    amp: Literal["fp32", "bf16"] = "fp32",
+    resume: bool = True,
+) -> int:
+    """Train MODEL; weights, record and a state to go on from are written to --out.
+
+    Exit code 0: done. 75: stopped by SIGTERM or Ctrl-C and saved; the same command goes on.
+
+    Args:
+        model: A timm name (pnnh_resnet20, resnet18, ...), a folder this command wrote, or module:function.
+        data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg).
+        out: Folder for model.safetensors, record.json, manifest.json, events.jsonl and state/.
+        epochs: Passes over the training images.
+        batch_size: Images a step; default 128, or 64 below 10,000 training images.
+        lr: Largest learning rate of SGD with one cycle.
+        seed: Of the weights, the order of the images and the augmentation.
+        image_size: Pixels a side; default the data's own.
+        channels: 1 for grey, 3 for colour; default the data's own.
+        limit: Train on so many images only, stratified.
+        device: auto, cpu, cuda, cuda:1, ...
+        amp: Arithmetic of the forward pass.
+        resume: Go on with the run found in --out; False starts anew.
+    """
+    from pnnh import train
+
+    place = train.pick_device(device)
+    train.check_writable(out)
+    images = train.load_data(data, image_size=image_size, channels=channels, limit=limit)
+    chosen = {} if batch_size is None else {"batch_size": batch_size}
+    recipe = train.recipe_for(images, epochs=epochs, optimizer=train.SGD(lr=lr), amp=amp, **chosen)
+    network, spec = _build(model, images, seed)
+    with train.StopOnSignal() as stop:
+        try:
+            options = {"seed": seed, "device": place, "out": out, "resume": resume, "spec": spec, "stop": stop}
+            for epoch in train.train(network, images, recipe, **options):
+                print(f"epoch {epoch.epoch}/{epochs}  {epoch}", flush=True)
+        except train.Stopped as stopped:
+            print(f"pnnh train: {stopped}", file=sys.stderr)
+            return train.STOPPED_EXIT_CODE
+    print(f"{model} on {images.name}: test accuracy {100 * epoch.test_accuracy:.2f} %, saved in {out}")
+    return 0
+
+
+def _build(model: str, images: Dataset, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+    """The network, fitted to the images where it is a timm name, and what a record says to build it again."""
+    import timm
+    import torch
+
+    from pnnh.cli._model import load_model
+
+    torch.manual_seed(seed)
+    if (Path(model) / "record.json").is_file():
+        return load_model(model)[0], json.loads((Path(model) / "record.json").read_text())["model"]
+    if ":" in model:
+        return load_model(model)[0], {"name": model, "kwargs": {}}
+    kwargs = {"num_classes": images.num_classes, "in_chans": images.channels}
+    network, _ = load_model(model, **kwargs, image_size=images.image_size)
+    config = timm.get_pretrained_cfg(model, allow_unregistered=True)
+    sized = {"img_size": images.image_size} if config is not None and config.fixed_input_size else {}
+    return network, {"name": model, "kwargs": kwargs | sized}
