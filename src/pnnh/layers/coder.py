@@ -55,7 +55,14 @@ class Coder(nn.Module):
 
     weight: Tensor
 
-    def __init__(self, shape: tuple[int, ...], *, init: Callable[[Tensor], Tensor], lr_scale: float | None = None, frozen: bool = False):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        init: Callable[[Tensor], Tensor],
+        lr_scale: float | None = None,
+        frozen: bool = False,
+    ):
         super().__init__()
         self.init = init
         if lr_scale is not None:

@@ -1,0 +1,109 @@
+"""One plain layer: a linear map followed by one activation, from [f; c] to [f'; c'], with no path around the activation.
+
+Legend: f learner features [B, L, H, W]; c the stream (the code kept so far) [B, C, H, W]; K the stage's coder kernel.
+
+    Learn      f' = act(norm(learner * c)),  c' = act(c + shift)
+    Write                                    c' = act(c + norm(K * f))
+    LearnWrite f' = act(norm(learner * c)),  c' = act(c + norm(K * f))
+
+`c +` is the Dirac tap of the layer's linear map: both terms of the sum have crossed the same activations, and the sum
+crosses the next one. f and c stay two tensors, so that nothing is sliced, joined or copied.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pnnh.layers.init import he_normal_
+
+
+def padded(kernel_size: int, dilation: int) -> int:
+    """The padding that keeps the size at stride 1. `kernel_size` must be odd: an even one has no centre tap."""
+    if kernel_size % 2 == 0 or kernel_size < 1:
+        raise ValueError(f"kernel_size {kernel_size} must be odd: the stream passes through the kernel's centre tap")
+    return dilation * (kernel_size // 2)
+
+
+class LearnerConv(nn.Conv2d):
+    """The learner: a size-keeping convolution of its own per layer, C -> L channels, He-initialised, without bias."""
+
+    def __init__(
+        self,
+        in_chans: int,
+        out_chans: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        padding_mode: str = "zeros",
+    ):
+        padding = padded(kernel_size, dilation)
+        geometry = {
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+            "groups": groups,
+            "padding_mode": padding_mode,
+        }
+        super().__init__(in_chans, out_chans, kernel_size, bias=False, **geometry)
+
+    def reset_parameters(self) -> None:
+        he_normal_(self.weight)
+
+
+class CoderConv(LearnerConv):
+    """The coder's convolution, L -> C channels: a Conv2d in every respect, except that its kernel is an argument."""
+
+    def __init__(self, in_chans: int, out_chans: int, kernel_size: int = 3, **geometry):
+        super().__init__(in_chans, out_chans, kernel_size, **geometry)
+        self.weight = None  # owned by the stage's Coder
+
+    def forward(self, f: Tensor, kernel: Tensor) -> Tensor:
+        return self._conv_forward(f, kernel, None)
+
+
+class Learn(nn.Module):
+    """f' = act(norm(learner * c)), c' = act(c + shift). Reads the stream; the stream crosses the activation as well.
+
+    `shift` [C] is learned from 0 on: below 0 it makes the stream forget, above 0 survive (chosen).
+    """
+
+    def __init__(self, stream: int, learner: int, *, norm=nn.BatchNorm2d, act=nn.ReLU, **geometry):
+        super().__init__()
+        self.conv = LearnerConv(stream, learner, **geometry)
+        self.norm = norm(learner)
+        self.shift = nn.Parameter(torch.zeros(stream))
+        self.act = act(inplace=True)
+
+    def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
+        return self.act(self.norm(self.conv(c))), self.act(c + self.shift.view(-1, 1, 1))
+
+
+class Write(nn.Module):
+    """c' = act(c + norm(K * f)). The norm's scale starts at `gain`: how loudly a layer writes (chosen)."""
+
+    def __init__(self, stream: int, learner: int, *, gain: float = 0.3, norm=nn.BatchNorm2d, act=nn.ReLU, **geometry):
+        super().__init__()
+        self.conv = CoderConv(learner, stream, **geometry)
+        self.norm = norm(stream)
+        nn.init.constant_(self.norm.weight, gain)
+        self.act = act(inplace=True)
+
+    def forward(self, f: Tensor, c: Tensor, kernel: Tensor) -> Tensor:
+        return self.act(c + self.norm(self.conv(f, kernel)))
+
+
+class LearnWrite(nn.Module):
+    """f' = act(norm(learner * c)), c' = act(c + norm(K * f)): reads the stream while the previous features are written."""
+
+    def __init__(self, stream: int, learner: int, *, gain: float = 0.3, norm=nn.BatchNorm2d, act=nn.ReLU, **geometry):
+        super().__init__()
+        self.conv = LearnerConv(stream, learner, **geometry)
+        self.norm = norm(learner)
+        self.write = Write(stream, learner, gain=gain, norm=norm, act=act, **geometry)
+        self.act = act(inplace=True)
+
+    def forward(self, f: Tensor, c: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        return self.act(self.norm(self.conv(c))), self.write(f, c, kernel)
