@@ -37,8 +37,8 @@ def _add(values: Values, node: torch.fx.Node, strict: bool) -> None:
     data = [operand for operand in node.all_input_nodes if values[operand].kind != "constant"]
     if name in ops.OPAQUE:
         raise UsageError(
-            f"{module_path(node) or 'the model'} runs {name}, a recurrent operator whose inner activations no graph shows; "
-            "write it as a loop over cells of Linear and activations to certify it"
+            f"{module_path(node) or 'the model'} runs {name}, a recurrent operator; no graph shows its inner "
+            "activations; write it as a loop over cells of Linear and activations to certify it"
         )
     if not data or name in ops.SHAPE_ONLY:
         values[node] = Value("constant")

@@ -1,0 +1,7 @@
+"""Fuse, convert exactly, prove, plan memory, export."""
+
+from pnnh.convert.convert import Conversion, convert
+from pnnh.convert.cost import Cost, measure_cost
+from pnnh.convert.memory import MemoryPlan, plan_memory
+
+__all__ = ["Conversion", "Cost", "MemoryPlan", "convert", "measure_cost", "plan_memory"]
