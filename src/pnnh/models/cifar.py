@@ -21,6 +21,14 @@ from pnnh.models.baselines import ChainStage, ConvNormAct, ResidualStage
 WIDTHS = (16, 32, 64)
 
 
+def learner_share(depth: int) -> float:
+    """The learner's width as a share of the stream's: 3/4, and 5/8 where stages are too short to spread the coder's cost.
+
+    Chosen: at most 0.56 of the residual twin's parameters at every depth from 20 on.
+    """
+    return 0.75 if depth >= 26 else 0.625
+
+
 def layers_per_stage(depth: int) -> int:
     """2n for depth = 6n + 2 (the stem and the classifier are the 2). Raises ValueError for any other depth."""
     if depth < 8 or (depth - 2) % 6:
@@ -151,7 +159,7 @@ class CifarResNet(CifarNet):
 class PnnhResNet(CifarNet):
     """The PNNH net: plain layers, a learner of its own per layer, a coder shared by the layers of a stage.
 
-    The stream is as wide as the residual twin; `learner_ratio` is the learner's share of that width.
+    The stream is as wide as the residual twin; `learner_ratio` is the learner's share of that width (None: `learner_share`).
     """
 
     def __init__(
@@ -159,11 +167,12 @@ class PnnhResNet(CifarNet):
         depth: int = 20,
         widths: tuple[int, int, int] = WIDTHS,
         *,
-        learner_ratio: float = 0.75,
+        learner_ratio: float | None = None,
         form: Form = Alternating(),
         options: PlainOptions = PlainOptions(),
         **kwargs,
     ):
+        learner_ratio = learner_share(depth) if learner_ratio is None else learner_ratio
         if learner_ratio <= 0:
             raise ValueError(f"learner_ratio {learner_ratio} must be above 0: without a learner nothing is learned")
         self.learner_ratio, self.form, self.options = learner_ratio, form, options

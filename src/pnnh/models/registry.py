@@ -46,7 +46,9 @@ def family_of(name: str) -> type[CifarNet]:
 def _register(name: str) -> None:
     def build(pretrained: bool = False, **kwargs) -> CifarNet:
         feature_cfg = {"out_indices": (0, 1, 2), "flatten_sequential": True}
-        return build_model_with_cfg(family_of(name), name, pretrained, feature_cfg=feature_cfg, **SPECS[name], **kwargs)
+        return build_model_with_cfg(
+            family_of(name), name, pretrained, feature_cfg=feature_cfg, **(SPECS[name] | kwargs)
+        )
 
     net = family_of(name)
     build.__name__ = build.__qualname__ = name

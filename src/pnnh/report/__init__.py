@@ -4,4 +4,16 @@ from pnnh.report.figure import COLOURS, draw
 from pnnh.report.page import Page, Section, html
 from pnnh.report.table import Row, csv_text, json_text, show, terminal, write_text
 
-__all__ = ["COLOURS", "Page", "Row", "Section", "csv_text", "draw", "html", "json_text", "show", "terminal", "write_text"]
+__all__ = [
+    "COLOURS",
+    "Page",
+    "Row",
+    "Section",
+    "csv_text",
+    "draw",
+    "html",
+    "json_text",
+    "show",
+    "terminal",
+    "write_text",
+]

@@ -1,0 +1,6 @@
+"""Where model, data and training meet: the comparisons behind the published numbers."""
+
+from pnnh.recipes.comparison import METHODS, Cell, Comparison, build, run_cell, summary, survival
+from pnnh.recipes.parallel import run
+
+__all__ = ["METHODS", "Cell", "Comparison", "build", "run", "run_cell", "summary", "survival"]

@@ -1,0 +1,141 @@
+"""The report of a comparison: results (as in results.json) -> a page of figures, a table and what the numbers say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pnnh.report.figure import COLOURS, draw
+from pnnh.report.page import Page, Section
+
+_COLOUR = {"plain": COLOURS[4], "residual": COLOURS[0], "pnnh": COLOURS[2]}
+_LABEL = {"plain": "plain", "residual": "residual", "pnnh": "PNNH"}
+
+
+def comparison_page(results: Mapping[str, Any]) -> Page:
+    """`results`: rows, summary, settings, data and the environment, as `pnnh compare` writes them."""
+    rows, table = results["rows"], results["summary"]
+    recipe = results["settings"]["recipe"]
+    data = results["data"]
+    lead = (
+        f"{len(rows)} nets trained on {data['name']} for {recipe['epochs']} epochs each, batch {recipe['batch_size']}, "
+        "the same recipe for every method. Test accuracy is measured once, after the last epoch, for the table."
+    )
+    sections = [
+        Section("What happened", reading=reading(table)),
+        Section("Results", rows=table, caption="Params: shared kernels once. MACs: of one image. img/s: training, median epoch."),
+        Section("Accuracy against depth and against parameters", svgs=[_accuracy(table)]),
+        Section("Training curves", svgs=[_curves(rows)], caption="Thin lines: single seeds. Test accuracy after each epoch."),
+        Section(
+            "Survival by layer",
+            svgs=[_survival(rows)],
+            caption="Share of positive units after each ReLU on 128 test images, from the first layer (left) to the last (right). "
+            "In a PNNH net every layer has a learner and a stream; both are drawn.",
+        ),
+    ]  # fmt: skip
+    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
+    evidence = (
+        f"Command: {results['command']}",
+        f"{results['date']}, code {results['code_version']}; {versions}",
+        f"Device: {results['device']}; seeds {sorted({row['seed'] for row in rows})}; data sha256 {str(data.get('sha256'))[:16]}",
+    )
+    return Page("Plain, residual and PNNH nets side by side", lead, sections, evidence)
+
+
+def reading(table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Sentences computed from the summary rows: who trains, who fails, by how much, at what size."""
+    cell = {(row["method"], row["depth"]): row for row in table}
+    depths = sorted({row["depth"] for row in table})
+    lines = []
+    for depth in depths:
+        present = {m: cell[m, depth] for m in _LABEL if (m, depth) in cell}
+        if "pnnh" in present and "residual" in present:
+            ours, theirs = present["pnnh"], present["residual"]
+            gap = ours["test_%"] - theirs["test_%"]
+            how = (
+                "level with"
+                if abs(gap) < 0.5
+                else (f"{gap:.1f} points above" if gap > 0 else f"{-gap:.1f} points below")
+            )
+            share = ours["params"] / theirs["params"]
+            lines.append(
+                f"Depth {depth}: PNNH reaches {ours['test_%']:.1f} %, {how} its residual twin ({theirs['test_%']:.1f} %) "
+                f"with {share:.2f} times the parameters and {ours['macs'] / theirs['macs']:.2f} times the MACs{_caution(ours, theirs, gap)}"
+            )
+        if "plain" in present and len(present) > 1:
+            plain, best = (
+                present["plain"],
+                max((r for m, r in present.items() if m != "plain"), key=lambda r: r["test_%"]),
+            )
+            gap = best["test_%"] - plain["test_%"]
+            verdict = "fails to follow" if gap >= 5 else ("falls behind" if gap >= 1 else "keeps up")
+            lines.append(
+                f"Depth {depth}: the plain net {verdict}: {plain['test_%']:.1f} %, {gap:+.1f} points short of the best net here."
+            )
+    for method in _LABEL:
+        reached = [(depth, cell[method, depth]["test_%"]) for depth in depths if (method, depth) in cell]
+        if len(reached) > 1:
+            (d0, first), (d1, last) = reached[0], reached[-1]
+            change = last - first
+            word = "gains" if change > 0.5 else ("loses" if change < -0.5 else "neither gains nor loses:")
+            lines.append(f"From depth {d0} to {d1} the {_LABEL[method]} net {word} {abs(change):.1f} points.")
+    return lines
+
+
+def _caution(ours: Mapping[str, Any], theirs: Mapping[str, Any], gap: float) -> str:
+    if min(ours["n"], theirs["n"]) < 2:
+        return "; one seed each, so read differences of a point or two as noise."
+    spread = ((ours["std"] ** 2) / ours["n"] + (theirs["std"] ** 2) / theirs["n"]) ** 0.5
+    return f"; the difference is {gap:+.2f} +- {spread:.2f} (standard error over seeds)."
+
+
+def _accuracy(table: Sequence[Mapping[str, Any]]) -> str:
+    with draw(2, width=9.5, height=3.4) as figure:
+        left, right = figure.axes
+        for method in dict.fromkeys(row["method"] for row in table):
+            group = [row for row in table if row["method"] == method]
+            style = {"color": _COLOUR.get(method), "label": _LABEL.get(method, method), "marker": "o", "capsize": 3}
+            spread = [row["std"] or 0 for row in group]
+            left.errorbar([row["depth"] for row in group], [row["test_%"] for row in group], spread, **style)
+            right.errorbar([row["params"] / 1e6 for row in group], [row["test_%"] for row in group], spread, **style)
+        left.set(xlabel="depth", ylabel="test accuracy, %", title="Deeper")
+        right.set(xlabel="parameters, millions", title="Leaner")
+        left.legend()
+    return figure.svg
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
+    depths = sorted({row["depth"] for row in rows})
+    with draw(len(depths), width=min(11, 4.8 * max(2, len(depths))), height=3.2, sharey=True, squeeze=False) as figure:
+        for axes, depth in zip(figure.axes[0], depths, strict=True):
+            named = set()
+            for row in (row for row in rows if row["depth"] == depth):
+                method = row["method"]
+                points = [
+                    (e["epoch"], 100 * e["test_accuracy"]) for e in row["curve"] if e["test_accuracy"] is not None
+                ]
+                label = None if method in named else _LABEL.get(method, method)
+                named.add(method)
+                axes.plot(*zip(*points, strict=True), color=_COLOUR.get(method), label=label, linewidth=1.3)
+            axes.set(title=f"Depth {depth}", xlabel="epoch")
+        figure.axes[0][0].set_ylabel("test accuracy, %")
+        figure.axes[0][0].legend()
+    return figure.svg
+
+
+def _survival(rows: Sequence[Mapping[str, Any]]) -> str:
+    depth = max(row["depth"] for row in rows)
+    with draw(2, width=9.5, height=3.2, sharey=True) as figure:
+        for axes, when, title in zip(
+            figure.axes, ("survival_at_init", "survival_trained"), ("At initialisation", "After training"), strict=True
+        ):
+            for method in dict.fromkeys(row["method"] for row in rows):
+                row = next(row for row in rows if row["method"] == method and row["depth"] == depth)
+                alive = row[when]
+                place = [index / max(1, len(alive) - 1) for index in range(len(alive))]
+                axes.plot(place, alive, color=_COLOUR.get(method), label=_LABEL.get(method, method), linewidth=1.2)
+            axes.axhline(0.5, color="#999999", linewidth=0.8, linestyle=":")
+            axes.set(title=f"{title}, depth {depth}", xlabel="position in the net", ylim=(0, 1))
+        figure.axes[0].set_ylabel("share of positive units")
+        figure.axes[0].legend()
+    return figure.svg
