@@ -92,32 +92,38 @@ def write_folder(folder: Path, tensors: Mapping[str, Tensors], values: Mapping[s
 
 def read_folder(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """All tensors and values the manifest names, each one checked. Raises Damaged."""
-    manifest = _manifest(folder)
     tensors, values = {}, {}
-    for name, entry in manifest["files"].items():
+    for name, entry in _manifest(folder).items():
+        path = folder / name
         try:
-            data = (folder / name).read_bytes()
+            data = path.read_bytes()
+            if "tensors" in entry:
+                tensors[name] = _checked(path, data, entry)
+            elif hashlib.sha256(data).hexdigest() != entry["sha256"]:
+                raise Damaged(f"{path} was changed after it was written")
+            else:
+                values[name] = json.loads(data)
         except OSError as error:
-            raise Damaged(f"{folder / name}: {error.strerror}, though the manifest names it") from None
-        if "tensors" in entry:
-            tensors[name] = _checked(folder / name, data, entry)
-        elif hashlib.sha256(data).hexdigest() != entry["sha256"]:
-            raise Damaged(f"{folder / name} was changed after it was written")
-        else:
-            values[name] = json.loads(data)
+            raise Damaged(f"{path}: {error.strerror}, though the manifest names it") from None
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise Damaged(f"{folder / 'manifest.json'} says nothing usable about {name!r}") from None
     return tensors, values
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
+    """What the manifest says of each file; only names of files in `folder` itself are accepted."""
     try:
         manifest = json.loads((folder / "manifest.json").read_bytes())
     except FileNotFoundError:
         raise Damaged(f"{folder} has no manifest.json: it was never finished, or is not one of ours") from None
     except (OSError, ValueError) as error:
         raise Damaged(f"{folder / 'manifest.json'} cannot be read: {error}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or "files" not in manifest:
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict) or manifest.get("format") != FORMAT:
         raise Damaged(f"{folder / 'manifest.json'} is not a {FORMAT!r}")
-    return manifest
+    if outside := [name for name in files if Path(name).name != name]:
+        raise Damaged(f"{folder / 'manifest.json'} names a file outside the folder: {outside[0]!r}")
+    return files
 
 
 def _checked(path: Path, data: bytes, entry: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -88,11 +88,28 @@ def train(
 
 
 def _epochs(run: Run, store: Store | None, evaluate_every: int, stop: Callable[[], bool]) -> Iterator[Epoch]:
-    if store is not None:
-        yield from [Epoch(**event) for event in store.history]
+    history = [] if store is None else store.history
+    yield from [Epoch(**event) for event in history]
     spent: list[float] = []
-    while run.step < run.steps:
-        event = _epoch(run, store, evaluate_every, stop, spent)
+    for number in range(len(history) + 1, run.recipe.epochs + 1):
+        start, first = time.perf_counter(), run.step
+        _updates(run, number * run.steps_per_epoch, store, stop)
+        seconds = time.perf_counter() - start
+        look = evaluate_every and (number % evaluate_every == 0 or number == run.recipe.epochs)
+        seen = evaluate(run.averaged, run.data, device=run.device, amp=run.recipe.amp) if look else None
+        spent.append(time.perf_counter() - start)
+        event = Epoch(
+            epoch=number,
+            step=run.step,
+            loss=run.loss_sum.item() / run.steps_per_epoch,
+            train_accuracy=run.correct.item() / (run.steps_per_epoch * run.recipe.batch_size),
+            test_accuracy=seen.accuracy if seen else None,
+            test_loss=seen.loss if seen else None,
+            lr=run.lr,
+            images_per_second=(run.step - first) * run.recipe.batch_size / seconds,
+            seconds=spent[-1],
+            eta_seconds=sum(spent) / len(spent) * (run.recipe.epochs - number),
+        )
         if store is not None:
             store.epoch_done(event.to_dict())
         yield event
@@ -103,39 +120,18 @@ def _epochs(run: Run, store: Store | None, evaluate_every: int, stop: Callable[[
         store.finish()
 
 
-def _epoch(run: Run, store: Store | None, evaluate_every: int, stop: Callable[[], bool], spent: list[float]) -> Epoch:
+def _updates(run: Run, end: int, store: Store | None, stop: Callable[[], bool]) -> None:
+    """Train up to step `end`; the device has finished when this returns. Raises Stopped, NotFinite."""
     run.model.train()
-    start, first = time.perf_counter(), run.step
-    end = (run.epoch + 1) * run.steps_per_epoch
     while run.step < end:
         run.advance()
-        if stop() and run.step < run.steps:
+        if stop():
             if store is not None:
                 store.save()
             saved = f"; the same command goes on from {store.folder}" if store else ", nothing saved (no out folder)"
             raise Stopped(f"stopped at step {run.step} of {run.steps}{saved}")
-    loss = run.loss_sum.item() / run.steps_per_epoch  # waits for the device
     if run.watch.was_bad():
         run.refuse()
-    trained = time.perf_counter() - start
-    look = evaluate_every and (run.epoch % evaluate_every == 0 or run.step == run.steps)
-    seen = None
-    if look:
-        seen = evaluate(run.averaged, run.data, device=run.device, amp=run.recipe.amp)
-    seconds = time.perf_counter() - start
-    spent.append(seconds)
-    return Epoch(
-        epoch=run.epoch,
-        step=run.step,
-        loss=loss,
-        train_accuracy=run.correct.item() / (run.steps_per_epoch * run.recipe.batch_size),
-        test_accuracy=seen.accuracy if seen else None,
-        test_loss=seen.loss if seen else None,
-        lr=run.lr,
-        images_per_second=(end - first) * run.recipe.batch_size / trained,
-        seconds=seconds,
-        eta_seconds=sum(spent) / len(spent) * (run.recipe.epochs - run.epoch),
-    )
 
 
 def pick_device(name: str | torch.device) -> torch.device:

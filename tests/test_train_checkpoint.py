@@ -1,0 +1,163 @@
+"""Checkpoints are whole or refused, with the reason."""
+
+import errno
+import json
+import os
+import pickle
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pnnh._errors import RunError, UsageError
+from pnnh.train import checkpoint
+from pnnh.train.checkpoint import Damaged
+
+
+def net(width=4):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.Conv2d(width, width, 3))
+    return model.to(memory_format=torch.channels_last)
+
+
+RECORD = {"model": {"name": "tiny", "kwargs": {}}, "note": "Größe"}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return checkpoint.save(tmp_path / "run", net(), RECORD)
+
+
+def test_what_is_saved_is_what_is_loaded(saved):
+    found = checkpoint.load(saved)
+    assert found.record == RECORD
+    other = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3))
+    found.load_into(other)
+    for ours, theirs in zip(other.state_dict().values(), net().state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert sorted(path.name for path in saved.iterdir()) == ["manifest.json", "model.safetensors", "record.json"]
+    assert load_file(saved / "model.safetensors").keys() == net().state_dict().keys()  # an ordinary file to others
+
+
+def test_tied_weights_and_every_dtype_survive(tmp_path):
+    model = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    model[1].weight = model[0].weight
+    for i, dtype in enumerate((torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.uint8, torch.float64)):
+        model.register_buffer(f"b{i}", torch.tensor([0, 1, 1]).to(dtype))
+    model.register_buffer("empty", torch.zeros(0))
+    model.register_buffer("scalar", torch.tensor(3.0))
+    tensors = checkpoint.load(checkpoint.save(tmp_path, model, {})).tensors
+    for name, value in model.state_dict().items():
+        assert tensors[name].dtype == value.dtype
+        assert torch.equal(tensors[name], value)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_flipped_bit_or_cut_is_refused_or_harmless(saved, data):
+    """Each file of the folder, any bit, any length: refused, or what is read is what was written."""
+    path = saved / data.draw(st.sampled_from(["model.safetensors", "record.json", "manifest.json"]))
+    whole = path.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    if data.draw(st.booleans()):
+        path.write_bytes(whole[:place])
+    else:
+        path.write_bytes(
+            whole[:place] + bytes([whole[place] ^ (1 << data.draw(st.integers(0, 7)))]) + whole[place + 1 :]
+        )
+    try:
+        found = checkpoint.load(saved)
+    except Damaged:
+        pass
+    else:  # white space of the manifest
+        assert path.name == "manifest.json"
+        assert found.record == RECORD
+        assert all(torch.equal(found.tensors[name], value) for name, value in net().state_dict().items())
+    finally:
+        path.write_bytes(whole)
+
+
+def test_swapped_and_exchanged_tensors_are_refused(saved):
+    path = saved / "model.safetensors"
+    tensors = load_file(path)
+    swapped = dict(tensors)
+    swapped["1.weight"], swapped["1.running_var"] = tensors["1.bias"].clone(), tensors["1.weight"].clone()
+    save_file(swapped, path)
+    with pytest.raises(Damaged, match=r"tensor '1\.\w+' was changed"):
+        checkpoint.load(saved)
+    del tensors["1.bias"]
+    tensors["0.weight"] = torch.zeros(4, 1, 3, 3)
+    save_file(tensors, path)
+    with pytest.raises(Damaged, match="bytes instead of"):
+        checkpoint.load(saved)
+
+
+def test_nan_weights_are_refused_even_with_a_matching_manifest(tmp_path):
+    model = net()
+    with torch.no_grad():
+        model[2].weight[0, 0, 0, 0] = float("nan")
+    checkpoint.save(tmp_path, model, RECORD)
+    with pytest.raises(Damaged, match=r"tensor '2.weight' holds NaN"):
+        checkpoint.load(tmp_path)
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("pickle-was-executed",)
+
+
+def test_a_pickle_in_the_place_of_weights_is_never_executed(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = saved / "model.safetensors"
+    manifest = json.loads((saved / "manifest.json").read_text())
+    path.write_bytes(pickle.dumps(Bomb()))
+    manifest["files"]["model.safetensors"]["bytes"] = path.stat().st_size
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Damaged, match="not a readable safetensors file"):
+        checkpoint.load(saved)
+    assert not (tmp_path / "pickle-was-executed").exists()
+
+
+def test_folders_that_are_no_checkpoint(saved, tmp_path):
+    with pytest.raises(UsageError, match="no folder"):
+        checkpoint.load(tmp_path / "nowhere")
+    (saved / "manifest.json").write_text('{"format": "other"}')
+    with pytest.raises(Damaged, match="is not a 'pnnh checkpoint 1'"):
+        checkpoint.load(saved)
+    (saved / "manifest.json").unlink()
+    with pytest.raises(Damaged, match="never finished"):
+        checkpoint.load(saved)
+    outside = tmp_path / "secret.json"
+    outside.write_text("{}")
+    escape = {"format": checkpoint.FORMAT, "files": {"../secret.json": {"sha256": "0"}}}
+    (saved / "manifest.json").write_text(json.dumps(escape))
+    with pytest.raises(Damaged, match="outside"):
+        checkpoint.load(saved)
+
+
+def test_another_architecture_is_refused_by_name(saved):
+    with pytest.raises(RunError, match=r"'0.bias' is \(4,\) in the checkpoint, \(5,\) in the model"):
+        checkpoint.load(saved).load_into(net(width=5))
+    with pytest.raises(RunError, match=r"'2.bias' is missing in the model"):
+        checkpoint.load(saved).load_into(net()[:2])
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
+    place = tmp_path / "state" / "step-1"
+    checkpoint.write_folder(place, {"a.safetensors": {"x": torch.ones(3)}}, {"b.json": {"n": 1}})
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    for name in ("step-1", "step-2"):
+        with pytest.raises(RunError, match="No space left on device; earlier checkpoints are untouched"):
+            checkpoint.write_folder(tmp_path / "state" / name, {"a.safetensors": {"x": torch.zeros(3)}}, {})
+    monkeypatch.undo()
+    tensors, values = checkpoint.read_folder(place)
+    assert torch.equal(tensors["a.safetensors"]["x"], torch.ones(3))
+    assert values == {"b.json": {"n": 1}}
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-1"]

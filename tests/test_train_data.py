@@ -1,0 +1,288 @@
+"""Data sets: what is read, what is refused, what is remembered."""
+
+import gzip
+import hashlib
+import logging
+import tarfile
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pnnh._errors import RunError, UsageError
+from pnnh.train import folder, load_data, sources
+from pnnh.train.data import Split, pixel_statistics
+from pnnh.train.download import fetch
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PNNH_CACHE", str(tmp_path / "cache"))
+
+
+def picture(path, value, size=(10, 8), mode="RGB"):
+    """A flat image of one value; PNG keeps it exactly."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value if mode == "L" else (value, 0, 255 - value)).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes, three training and two test images each; the value tells which image it is."""
+    for part, count in (("train", 3), ("test", 2)):
+        for label, name in enumerate(("ant", "bee")):
+            for i in range(count):
+                picture(tmp_path / "photos" / part / name / f"{i}.png", 100 * label + i)
+    return tmp_path / "photos"
+
+
+def test_digits_is_the_published_set_split_once():
+    data = load_data("digits")
+    assert data.train.images.shape == (1438, 1, 16, 16)
+    assert data.test.images.shape == (359, 1, 16, 16)
+    assert data.train.images.dtype == torch.uint8
+    assert data.test.labels.bincount().tolist() == [36, 36, 35, 37, 36, 36, 36, 36, 35, 36]
+    assert data.sha256 == "4c72438dd93eabc7fc9290c696b0cc3bb9813b0607da8c5a122bfc885c89866c"
+    assert not data.flip
+
+
+def test_digits_agree_with_scikit_learn(tmp_path):
+    theirs = pytest.importorskip("sklearn.datasets").load_digits()
+    ours = sources.digits(tmp_path, 8)
+    images = torch.cat([ours.train.images, ours.test.images]).reshape(-1, 64).tolist()
+    labels = torch.cat([ours.train.labels, ours.test.labels]).tolist()
+    scaled = np.rint(theirs.data * 255 / 16).astype(int).tolist()
+    assert sorted(zip(images, labels, strict=True)) == sorted(zip(scaled, theirs.target.tolist(), strict=True))
+
+
+def test_pixel_statistics_are_those_of_float64():
+    images = torch.randint(0, 256, (7, 3, 5, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    mean, std = pixel_statistics(images)
+    values = images.double().transpose(0, 1).reshape(3, -1) / 255
+    torch.testing.assert_close(torch.tensor(mean, dtype=torch.float64), values.mean(1))
+    torch.testing.assert_close(torch.tensor(std, dtype=torch.float64), values.std(1, correction=0))
+
+
+def test_stratified_choice_keeps_the_shares_and_loses_nothing():
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
+    split = Split(torch.zeros(100, 1, 8, 8, dtype=torch.uint8), labels)
+    held, kept = split.stratified(20, seed=3)
+    assert labels[held].bincount().tolist() == [12, 6, 2]
+    assert sorted([*held.tolist(), *kept.tolist()]) == list(range(100))
+    assert torch.equal(held, split.stratified(20, seed=3)[0])
+    assert not torch.equal(held, split.stratified(20, seed=4)[0])
+
+
+def test_tuning_split_leaves_the_test_images_alone():
+    data = load_data("digits")
+    tuning = data.split(0.1, seed=1)
+    assert (len(tuning.train), len(tuning.test)) == (1294, 144)
+    both = torch.cat([tuning.train.images, tuning.test.images]).reshape(1438, -1).tolist()
+    assert sorted(both) == sorted(data.train.images.reshape(1438, -1).tolist())
+    assert tuning.mean == data.mean
+    assert tuning.sha256 != data.sha256
+    assert tuning.name != data.name
+
+
+def test_limit_is_stratified_and_bounded():
+    assert load_data("digits", limit=100).train.labels.bincount().tolist() == [10] * 10
+    with pytest.raises(UsageError, match=r"limit 9 must be between 10"):
+        load_data("digits", limit=9)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [("cifra10", "did you mean 'cifar10'"), ("folder:", "needs a path"), ("folder:/no/such", "no folder /no/such")],
+)
+def test_unknown_data_says_the_way_out(spec, message):
+    with pytest.raises(UsageError, match=message):
+        load_data(spec)
+
+
+def test_grey_becomes_colour_and_back():
+    grey, colour = load_data("digits"), load_data("digits", channels=3)
+    assert colour.train.images.shape[1] == 3
+    assert all(torch.equal(colour.train.images[:, i], grey.train.images[:, 0]) for i in range(3))
+    assert len(colour.mean) == 3
+
+
+def test_folder_reads_every_image_in_order(photos):
+    data = load_data(f"folder:{photos}", image_size=8)
+    assert data.classes == ("ant", "bee")
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.train.images[:, 0, 4, 4].tolist() == [0, 1, 2, 100, 101, 102]
+    assert data.train.images[:, 2, 4, 4].tolist() == [255, 254, 253, 155, 154, 153]
+    assert data.test.images.shape == (4, 3, 8, 8)
+    grey = load_data(f"folder:{photos}", image_size=8, channels=1).train.images
+    expected = [np.asarray(Image.open(photos / "train" / "bee" / "2.png").convert("L"))[0, 0]]
+    assert grey[5:, 0, 4, 4].tolist() == expected
+
+
+def test_folder_crops_the_centre_of_the_shorter_side(tmp_path):
+    wide = np.zeros((8, 24), np.uint8)
+    wide[:, 8:16] = 200  # the centre square
+    for part in ("train", "test"):
+        (tmp_path / part / "a").mkdir(parents=True)
+        Image.fromarray(wide).save(tmp_path / part / "a" / "0.png")
+    data = load_data(f"folder:{tmp_path}", image_size=8)
+    assert data.train.images.unique().tolist() == [200]
+
+
+def test_folder_takes_small_square_images_at_their_own_size(tmp_path):
+    for part in ("train", "val"):
+        picture(tmp_path / part / "a" / "0.png", 5, size=(20, 20))
+    assert load_data(f"folder:{tmp_path}").image_size == 20
+
+
+def test_folder_is_decoded_once_until_a_file_changes(photos, monkeypatch):
+    first = load_data(f"folder:{photos}", image_size=8)
+    decode = folder._decode
+    monkeypatch.setattr(folder, "_decode", lambda *_: pytest.fail("decoded twice"))
+    assert load_data(f"folder:{photos}", image_size=8).sha256 == first.sha256
+    monkeypatch.setattr(folder, "_decode", decode)
+    picture(photos / "train" / "ant" / "0.png", 77, size=(12, 8))
+    assert load_data(f"folder:{photos}", image_size=8).train.images[0, 0, 4, 4] == 77
+
+
+def test_a_broken_cache_is_decoded_again(photos, tmp_path):
+    first = load_data(f"folder:{photos}", image_size=8).sha256
+    stores = list((tmp_path / "cache" / "decoded").glob("*/images.npy"))
+    assert len(stores) == 2
+    for store in stores:
+        store.write_bytes(store.read_bytes()[:150])
+    assert load_data(f"folder:{photos}", image_size=8).sha256 == first
+
+
+def test_folder_works_where_the_cache_cannot_be_written(photos, tmp_path, monkeypatch, caplog):
+    first = load_data(f"folder:{photos}", image_size=8)
+    (tmp_path / "file").write_text("no directory")
+    monkeypatch.setenv("PNNH_CACHE", str(tmp_path / "file"))
+    with caplog.at_level(logging.WARNING, "pnnh"):
+        assert load_data(f"folder:{photos}", image_size=8).sha256 == first.sha256
+    assert "decoded images are not kept" in caplog.text
+
+
+def test_broken_images_are_counted_and_named_also_from_the_cache(photos, caplog):
+    (photos / "train" / "bee" / "0.png").write_bytes(b"no image")
+    whole = (photos / "test" / "ant" / "0.png").read_bytes()
+    (photos / "test" / "ant" / "0.png").write_bytes(whole[: len(whole) // 2])
+    for _ in range(2):
+        data = load_data(f"folder:{photos}", image_size=8)
+        assert data.train.labels.tolist() == [0, 0, 0, 1, 1]
+        assert data.train.images[:, 0, 4, 4].tolist() == [0, 1, 2, 101, 102]
+        assert len(data.test) == 3
+        assert data.notes == ("2 image(s) could not be decoded and are left out: train/bee/0.png, test/ant/0.png",)
+    assert "train/bee/0.png" in caplog.text
+
+
+def test_a_class_without_readable_images_is_an_error(photos):
+    for path in (photos / "test" / "bee").iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(RunError, match=r"class 'bee' in .*test has no image that can be decoded"):
+        load_data(f"folder:{photos}", image_size=8)
+
+
+def test_wrong_layouts_are_one_line_each(photos):
+    def complaint():
+        with pytest.raises(UsageError) as caught:
+            load_data(f"folder:{photos}", image_size=8)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    (photos / "test" / "cat").mkdir()
+    assert "classes that train has not: cat" in complaint()
+    (photos / "train" / "cat").mkdir()
+    assert "class 'cat' in" in complaint()
+    assert "has no images" in complaint()
+    (photos / "test").rename(photos / "elsewhere")
+    assert "has no test folder" in complaint()
+
+
+def cifar_folder(root, label_bytes, names, per_file=2):
+    """Files of records whose pixels count up; labels are the number of the record."""
+    root.mkdir(parents=True)
+    number = 0
+    for name in names:
+        data = b""
+        for _ in range(per_file):
+            data += bytes([99] * (label_bytes - 1) + [number]) + bytes([number]) * 1024 + bytes([7]) * 2048
+            number += 1
+        (root / name).write_bytes(data)
+
+
+CIFAR10_FILES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+
+
+def test_cifar_records_are_labels_then_planes(tmp_path):
+    cifar_folder(tmp_path / "cifar-10-batches-bin", 1, CIFAR10_FILES, per_file=1)
+    data = load_data("cifar10", root=tmp_path)
+    assert data.train.labels.tolist() == [0, 1, 2, 3, 4]
+    assert data.train.images[3, :, 0, 0].tolist() == [3, 7, 7]
+    assert (data.test.labels.tolist(), data.classes[5]) == ([5], "dog")
+    cifar_folder(tmp_path / "cifar-100-binary", 2, ["train.bin", "test.bin"])
+    fine = load_data("cifar100", root=tmp_path)
+    assert fine.train.labels.tolist() == [0, 1]
+    assert fine.test.images[1, :, 31, 31].tolist() == [3, 7, 7]
+    assert fine.num_classes == 100
+
+
+def test_a_short_cifar_file_is_an_error(tmp_path):
+    cifar_folder(tmp_path / "cifar-10-batches-bin", 1, CIFAR10_FILES, per_file=1)
+    path = tmp_path / "cifar-10-batches-bin" / "data_batch_4.bin"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(RunError, match=r"data_batch_4.bin is missing or cut short"):
+        load_data("cifar10", root=tmp_path)
+    path.unlink()
+    with pytest.raises(RunError, match=r"data_batch_4.bin is missing or cut short"):
+        load_data("cifar10", root=tmp_path)
+
+
+def test_cifar_as_class_folders(tmp_path):
+    for part in ("train", "test"):
+        picture(tmp_path / "cifar10" / part / "cat" / "0.png", 9, size=(32, 32))
+    data = load_data("cifar10", root=tmp_path)
+    assert (data.name, data.image_size) == ("cifar10 (images in folders)", 32)
+
+
+def test_cifar_archive_from_a_mirror_is_checked_then_read(tmp_path, monkeypatch):
+    cifar_folder(tmp_path / "made" / "cifar-10-batches-bin", 1, CIFAR10_FILES, per_file=1)
+    archive = tmp_path / "mirror" / "cifar-10-binary.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(tmp_path / "made" / "cifar-10-batches-bin", "cifar-10-batches-bin")
+    monkeypatch.setenv("PNNH_MIRROR", archive.parent.as_uri())
+    with pytest.raises(RunError, match="is not the published file"):
+        load_data("cifar10", root=tmp_path / "root")
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    monkeypatch.setattr(sources, "CIFAR10", replace(sources.CIFAR10, sha256=digest))
+    assert load_data("cifar10", root=tmp_path / "root").train.labels.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_offline_says_what_to_put_where(tmp_path, monkeypatch):
+    monkeypatch.setenv("PNNH_MIRROR", (tmp_path / "nowhere").as_uri())
+    with pytest.raises(RunError, match=r"cannot download .*cifar-100-binary.tar.gz .*put cifar-100-binary.tar.gz into"):
+        load_data("cifar100", root=tmp_path / "root")
+    assert not list((tmp_path / "root").iterdir())
+    with pytest.raises(RunError, match="use digits, which needs no download"):
+        fetch("file:///nowhere", "x", None, tmp_path)
+
+
+def test_fashion_mnist_is_checked_byte_by_byte(tmp_path, monkeypatch):
+    (tmp_path / "fashion-mnist").mkdir()
+    (tmp_path / "fashion-mnist" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"something else"))
+    with pytest.raises(RunError, match=r"train-images-idx3-ubyte.gz is not the published file"):
+        load_data("fashion-mnist", root=tmp_path)
+    (tmp_path / "fashion-mnist" / "train-images-idx3-ubyte.gz").write_bytes(b"no gzip")
+    with pytest.raises(RunError, match="is damaged"):
+        load_data("fashion-mnist", root=tmp_path)
+
+
+@pytest.mark.skipif(not sources.DEBIAN_FASHION.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+def test_fashion_mnist_of_debian(tmp_path):
+    data = load_data("fashion-mnist", root=tmp_path)
+    assert (len(data.train), len(data.test), data.image_size) == (60_000, 10_000, 28)
+    assert data.test.labels.bincount().tolist() == [1000] * 10
+    assert data.mean == pytest.approx((0.2860,), abs=1e-4)  # the values everybody normalises by
+    assert data.std == pytest.approx((0.3530,), abs=1e-4)
