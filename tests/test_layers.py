@@ -1,0 +1,201 @@
+"""Plain layers: the equations, initial values, sharing, geometry, and that everything that walks a model works on them."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pnnh import layers
+from pnnh.layers.init import dirac_, he_normal_, orthogonal_
+
+FORMS = [layers.Alternating(), layers.Pipelined()]
+CODERS = [layers.LearnedCoder(), layers.FrozenDirac(), layers.FrozenOrthogonal(), layers.PerLayerCoder()]
+
+
+def stage(form=FORMS[0], num_layers=6, stride=1, **options):
+    torch.manual_seed(0)
+    return form.stage(3, 8, 4, num_layers, stride=stride, options=layers.PlainOptions(**options))
+
+
+def images(size=10):
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def by_hand(net, x):
+    """The stage's equations with functional calls only, evaluation mode."""
+
+    def norm(module, y):
+        return F.batch_norm(y, module.running_mean, module.running_var, module.weight, module.bias)
+
+    def conv(y, kernel, stride=1):
+        return F.conv2d(y, kernel, stride=stride, padding=1)
+
+    kernel = net.coders[0].weight
+    stride = net.transition.learner[0].stride[0]
+    f, c = (
+        F.relu(norm(branch[1], conv(x, branch[0].weight, stride)))
+        for branch in (net.transition.learner, net.transition.stream)
+    )
+    if isinstance(net, layers.AlternatingStage):
+        c = F.relu(c + norm(net.writes[0].norm, conv(f, kernel)))
+        for learn, write in zip(net.learns, net.writes[1:], strict=True):
+            f, c = F.relu(norm(learn.norm, conv(c, learn.conv.weight))), F.relu(c + learn.shift[:, None, None])
+            c = F.relu(c + norm(write.norm, conv(f, kernel)))
+        return c
+    for layer in net.layers:
+        written = F.relu(c + norm(layer.write.norm, conv(f, kernel)))
+        f, c = F.relu(norm(layer.norm, conv(c, layer.conv.weight))), written
+    return F.relu(c + norm(net.write.norm, conv(f, kernel)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_stage_is_its_equations(form, stride):
+    net = stage(form, stride=stride).double().eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            (
+                nn.init.normal_(module.running_mean),
+                nn.init.uniform_(module.running_var, 0.5, 2),
+                nn.init.normal_(module.bias),
+            )
+        if isinstance(module, layers.Learn):
+            nn.init.normal_(module.shift)
+    x = images().double()
+    torch.testing.assert_close(net(x), by_hand(net, x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_number_of_activations_in_series_is_the_number_of_layers(form):
+    """The first and the last stream value are `num_layers` activations apart on every path: count the calls."""
+    net, calls = stage(form, num_layers=8), []
+    for module in net.modules():
+        if isinstance(module, layers.Write):
+            module.register_forward_hook(lambda *_: calls.append("write"))
+        if isinstance(module, layers.Learn):
+            module.register_forward_hook(lambda *_: calls.append("learn"))
+    net(images())
+    assert len(calls) == 7  # and the transition is the eighth
+    assert calls[-1] == "write"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_coder_is_owned_once_and_used_by_every_write(form):
+    net = stage(form, num_layers=8)
+    kernels = [p for name, p in net.named_parameters() if name.startswith("coders")]
+    assert len(kernels) == 1
+    seen = []
+    for module in net.modules():
+        if isinstance(module, layers.CoderConv):
+            module.register_forward_hook(lambda _m, args, _o: seen.append(args[1]))
+    net(images()).sum().backward()
+    assert len(seen) == (4 if isinstance(form, layers.Alternating) else 7)
+    assert all(kernel is kernels[0] for kernel in seen)
+    assert kernels[0].grad.abs().sum() > 0
+
+
+def test_the_coder_gradient_is_the_sum_over_its_uses():
+    shared, apart = stage(coder=layers.LearnedCoder()), stage(coder=layers.PerLayerCoder())
+    for coder in apart.coders:
+        coder.weight.data.copy_(shared.coders[0].weight)
+    apart.load_state_dict(shared.state_dict() | {k: v for k, v in apart.state_dict().items() if k.startswith("coders")})
+    for net in (shared.double(), apart.double()):
+        net(images().double()).square().sum().backward()
+    total = sum(coder.weight.grad for coder in apart.coders)
+    torch.testing.assert_close(shared.coders[0].weight.grad, total, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("coder", CODERS)
+def test_coder_choices_say_what_is_learned(coder):
+    net = stage(coder=coder)
+    learned = [name for name, _ in net.named_parameters() if name.startswith("coders")]
+    expected = {layers.LearnedCoder: 1, layers.PerLayerCoder: 3}.get(type(coder), 0)
+    assert len(learned) == expected
+    assert hasattr(net.coders[0], "lr_scale") == isinstance(coder, layers.LearnedCoder)
+    assert "coders.0.weight" in net.state_dict()
+    assert torch.isfinite(net(images())).all()
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"kernel_size": 1},
+        {"kernel_size": 5},
+        {"dilation": 2},
+        {"groups": 2},
+        {"padding_mode": "circular"},
+        {"padding_mode": "reflect"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_geometries_keep_the_size(form, geometry):
+    assert stage(form, **geometry)(images()).shape == (2, 8, 10, 10)
+    assert stage(form, stride=2, **geometry)(images()).shape == (2, 8, 5, 5)
+
+
+def test_circular_padding_is_equivariant_to_shifts():
+    net = stage(padding_mode="circular").eval()
+    x = images()
+    moved = net(x.roll((3, 2), (2, 3)))
+    torch.testing.assert_close(moved, net(x).roll((3, 2), (2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_even_kernels_odd_depths_and_misfit_groups_are_refused():
+    with pytest.raises(ValueError, match="kernel_size 4 must be odd"):
+        stage(kernel_size=4)
+    with pytest.raises(ValueError, match="num_layers 5 must be even"):
+        stage(num_layers=5)
+    with pytest.raises(ValueError, match="groups 3 must divide"):
+        stage(groups=3)
+
+
+def test_he_normal_variance_and_dirac_copy():
+    kernel = he_normal_(torch.empty(64, 32, 3, 3), gain=0.5)
+    assert kernel.std().item() == pytest.approx(0.5 * (2 / (64 * 9)) ** 0.5, rel=0.03)
+    x = images(6)[:, :2]
+    copied = F.conv2d(x, dirac_(torch.empty(5, 2, 3, 3), gain=2.0), padding=1)
+    torch.testing.assert_close(copied, 2 * x[:, [0, 1, 0, 1, 0]])
+    flat = orthogonal_(torch.empty(4, 8, 3, 3)).flatten(1)
+    torch.testing.assert_close(flat @ flat.T, torch.eye(4), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_channels_last_bf16_autocast_and_deepcopy(form):
+    net = stage(form)
+    expected = net(images())
+    fast = copy.deepcopy(net).to(memory_format=torch.channels_last)
+    out = fast(images().contiguous(memory_format=torch.channels_last))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = net(images())
+    assert (low.float() - expected).norm() / expected.norm() < 0.05
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_export_and_safetensors(form, tmp_path):
+    from safetensors.torch import load_model, save_model
+
+    net = stage(form).eval()
+    program = torch.export.export(net, (images(),))
+    torch.testing.assert_close(program.module()(images()), net(images()))
+    save_model(net, tmp_path / "stage.safetensors")
+    other = stage(form, coder=layers.LearnedCoder())
+    nn.init.zeros_(other.coders[0].weight)
+    load_model(other.eval(), tmp_path / "stage.safetensors")
+    torch.testing.assert_close(other(images()), net(images()))
+
+
+def test_torch_compile_captures_the_whole_stage():
+    net = stage().eval()
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images()), net(images()))
+
+
+def test_shift_starts_the_learners_norms():
+    net = stage(shift=1.25, gain=0.2)
+    assert all(torch.equal(learn.norm.bias, torch.full((4,), 1.25)) for learn in net.learns)
+    assert all(torch.allclose(write.norm.weight, torch.tensor(0.2)) for write in net.writes)
