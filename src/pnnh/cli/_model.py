@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import json
 from pathlib import Path
 
 from pnnh._errors import RunError, UsageError
@@ -70,15 +69,27 @@ def load_weights(model, file: Path) -> None:
 
 
 def _from_checkpoint(folder: Path, changes: dict):
+    """Built as its record says, weights checked against their hashes; fused checkpoints come back fused."""
+    from pnnh.train import checkpoint
+
     if changes:
         raise UsageError(f"a checkpoint knows its own {', '.join(changes)}; drop the option or name a timm model")
+    saved = checkpoint.load(folder)
     try:
-        entry = json.loads((folder / "record.json").read_text())["model"]
-        name, kwargs = entry["name"], dict(entry.get("kwargs") or {})
-    except (ValueError, KeyError, TypeError) as error:
+        name, kwargs = saved.record["model"]["name"], dict(saved.record["model"].get("kwargs") or {})
+    except (KeyError, TypeError) as error:
         raise UsageError(f'{folder}/record.json has no "model": {{"name": ..., "kwargs": ...}}') from error
-    model, shape = _from_timm(name, False, kwargs, None)
-    load_weights(model, folder / "model.safetensors")
+    model, shape = _from_function(name, kwargs) if ":" in name else _from_timm(name, False, kwargs, None)
+    storage = saved.record["model"].get("storage")
+    if storage == "fused":
+        from pnnh.convert.fuse import fold_all
+
+        model = fold_all(model.double())[0].float()
+    model = saved.load_into(model).eval()
+    if storage == "shared":
+        from pnnh.convert import fuse
+
+        model = fuse(model)
     return model, shape
 
 

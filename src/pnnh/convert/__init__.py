@@ -2,7 +2,22 @@
 
 from pnnh.convert.convert import Conversion, convert
 from pnnh.convert.cost import Cost, measure_cost
+from pnnh.convert.export import Exported, export
 from pnnh.convert.fuse import Fusion, fuse
 from pnnh.convert.memory import MemoryPlan, plan_memory
+from pnnh.convert.quantise import Quantised, quantise
 
-__all__ = ["Conversion", "Cost", "Fusion", "MemoryPlan", "convert", "fuse", "measure_cost", "plan_memory"]
+__all__ = [
+    "Conversion",
+    "Cost",
+    "Exported",
+    "Fusion",
+    "MemoryPlan",
+    "Quantised",
+    "convert",
+    "export",
+    "fuse",
+    "measure_cost",
+    "plan_memory",
+    "quantise",
+]

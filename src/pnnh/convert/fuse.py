@@ -1,4 +1,4 @@
-"""`fuse`: a new model in which each plain layer is one Conv2d and its activation, with the proof that it is the same."""
+"""`fuse`: a new model in which each plain layer is one Conv2d and its activation, and the proof that it is equal."""
 
 from __future__ import annotations
 
@@ -92,13 +92,9 @@ def fold_all(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
 
 def _reparameterized(module: nn.Module) -> nn.Module | None:
     """A timm block folded by its own interface."""
-    if not type(module).__module__.startswith("timm."):
-        return None
-    if hasattr(module, "reparameterize"):
+    if type(module).__module__.startswith("timm.") and hasattr(module, "reparameterize"):
         module.reparameterize()
         return module
-    if hasattr(module, "fuse"):
-        return module.fuse()
     return None
 
 

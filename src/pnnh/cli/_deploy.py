@@ -1,0 +1,94 @@
+"""What `pnnh export` writes for each target: the steps in order, each as a titled table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pnnh._errors import UsageError
+
+CALIBRATION_IMAGES = 512
+Table = tuple[str, list[dict]]
+
+
+class Deployment:
+    """One model, one folder. `data` names the data set, None if there is none."""
+
+    def __init__(self, model: nn.Module, shape: tuple[int, int, int], out: Path, name: str, data: str | None):
+        self.model, self.shape, self.out, self.name, self.data_name = model, shape, out, name, data
+        self.example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+
+    @cached_property
+    def data(self):
+        if self.data_name is None:
+            return None
+        from pnnh.train import load_data
+
+        data = load_data(self.data_name, image_size=self.shape[-1], channels=self.shape[0])
+        with torch.no_grad():
+            outputs = self.model(self.example).shape[-1]
+        if outputs != data.num_classes:
+            raise UsageError(f"{self.name} has {outputs} outputs, {data.name} has {data.num_classes} classes")
+        return data
+
+    def write(self, to: str) -> Iterator[Table]:
+        """Write the files for target `to`; yields a titled table after each."""
+        from pnnh.convert.export import export, fused_if_possible
+
+        suffix = ".pt2" if to == "pt2" else ".onnx"
+        path = self.out / f"{self.name}{suffix}"
+        if to == "executorch":
+            from pnnh.convert.edge import to_executorch
+
+            self.out.mkdir(parents=True, exist_ok=True)
+            found = to_executorch(
+                self.out / f"{self.name}.pte", fused_if_possible(self.model, self.example), self.example
+            )
+            yield "executorch", [vars(found)]
+            return
+        yield to, export(self.model, self.example, path, labels=self._labels(), preprocessing=self._steps()).rows()
+        if to == "openvino":
+            from pnnh.convert.edge import to_openvino
+
+            yield "OpenVINO", [vars(to_openvino(path, self.out / f"{self.name}.xml", self.model, self.example))]
+        if to == "int8":
+            yield from self._int8(path)
+
+    def _int8(self, path: Path) -> Iterator[Table]:
+        from pnnh.convert.export import onnx_runner
+        from pnnh.convert.quantise import quantise
+        from pnnh.train.evaluate import Normalise
+
+        normalise = Normalise(self.data, "cpu")
+        chosen, _ = self.data.train.stratified(min(CALIBRATION_IMAGES, len(self.data.train)), seed=0)
+        target = path.with_suffix(".int8.onnx")
+        done = quantise(path, target, normalise(self.data.train.images[chosen]))
+        worst = sorted(done.rows(), key=lambda row: row["sqnr_db"])[:5]
+        yield "the five layers that int8 hurts most", worst
+        rows = []
+        for name, file in (("float32", path), ("int8", target)):
+            run = onnx_runner(file)
+            rows.append(
+                {"file": name, "bytes": file.stat().st_size, "test_accuracy": _accuracy(run, normalise, self.data.test)}
+            )
+        yield f"int8 against float32 on {self.data.name}", rows
+
+    def _labels(self) -> tuple[str, ...]:
+        return self.data.classes if self.data is not None else ()
+
+    def _steps(self) -> dict | None:
+        if self.data is None:
+            return None
+        return {"scale": "1/255", "mean": self.data.mean, "std": self.data.std, "input_size": list(self.shape)}
+
+
+def _accuracy(run, normalise, split, batch_size: int = 256) -> float:
+    """Share of right answers of a runner on uint8 images."""
+    right = 0
+    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
+        right += int((run(normalise(images)).argmax(1) == labels).sum())
+    return right / len(split)
