@@ -28,7 +28,7 @@ def run(
         data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg).
         methods: Comma-separated: plain, residual, pnnh.
         depths: Comma-separated, each 6n + 2.
-        epochs: Passes over the training images; default 15 for digits, else 10.
+        epochs: Passes over the training images; default 8 for digits, else 10.
         seeds: Comma-separated.
         out: Folder for results.json, report.html, the finished rows and the trained models.
         image_size: Pixels a side; default the data's own.
@@ -46,7 +46,7 @@ def run(
     sample = recipes.Comparison(data=data, recipe=train.Recipe(), image_size=image_size, limit=limit, **chosen)
     train.check_writable(out)
     images = sample.load()
-    wanted = {"epochs": epochs or (15 if data == "digits" else 10), "batch_size": batch_size}
+    wanted = {"epochs": epochs or (8 if data == "digits" else 10), "batch_size": batch_size}
     wanted |= {"optimizer": train.SGD(lr=lr)} if lr is not None else {}
     recipe = train.recipe_for(images, **{name: value for name, value in wanted.items() if value is not None})
     plan = recipes.Comparison(data=data, recipe=recipe, image_size=image_size, limit=limit, **chosen)

@@ -50,7 +50,7 @@ CoderChoice = LearnedCoder | FrozenDirac | FrozenOrthogonal | PerLayerCoder
 class Coder(nn.Module):
     """Owns one coder kernel `weight` [O, I, k, k]; the layers get it as an argument.
 
-    `lr_scale` multiplies the learning rate of `weight`; `pnnh.train.param_groups` reads it and exempts `weight` from decay.
+    `lr_scale` multiplies the learning rate of `weight`; `pnnh.train.param_groups` reads it; no decay.
     """
 
     weight: Tensor
@@ -82,7 +82,7 @@ class Coder(nn.Module):
 
 
 def coders(choice: CoderChoice, shape: tuple[int, ...], num_layers: int) -> nn.ModuleList:
-    """The coders of a stage whose kernels have `shape`: one for all layers or, for `PerLayerCoder`, `num_layers` of them."""
+    """The coders of a stage whose kernels have `shape`: one or, for `PerLayerCoder`, one per layer of `num_layers`."""
     match choice:
         case LearnedCoder(lr_scale):
             return nn.ModuleList([Coder(shape, init=he_normal_, lr_scale=lr_scale)])

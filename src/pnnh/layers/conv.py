@@ -1,4 +1,4 @@
-"""One plain layer: a linear map followed by one activation, from [f; c] to [f'; c'], with no path around the activation.
+"""One plain layer: a linear map, then one activation, from [f; c] to [f'; c']; no path leads around the activation.
 
 Legend: f learner features [B, L, H, W]; c the stream (the code kept so far) [B, C, H, W]; K the stage's coder kernel.
 
@@ -96,7 +96,7 @@ class Write(nn.Module):
 
 
 class LearnWrite(nn.Module):
-    """f' = act(norm(learner * c)), c' = act(c + norm(K * f)): reads the stream while the previous features are written."""
+    """f' = act(norm(learner * c)), c' = act(c + norm(K * f)): reads the stream while the last features are written."""
 
     def __init__(self, stream: int, learner: int, *, gain: float = 0.3, norm=nn.BatchNorm2d, act=nn.ReLU, **geometry):
         super().__init__()

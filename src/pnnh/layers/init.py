@@ -1,4 +1,4 @@
-"""Initial values as named rules on kernels of layout [out, in / groups, *kernel]; each writes in place and returns its tensor.
+"""Initial values as named rules on kernels [out, in / groups, *kernel]; each writes in place and returns its tensor.
 
 Legend: O output channels, I input channels of one group, k kernel sides.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def he_normal_(kernel: Tensor, gain: float = 1.0) -> Tensor:
-    """Entries ~ N(0, 2 gain^2 / fan_out), fan_out = O * prod(k): keeps the gradient's variance through ReLU (He et al. 2015)."""
+    """Entries ~ N(0, 2 gain^2 / fan_out), fan_out = O prod(k): keeps the gradient's variance through ReLU (He 2015)."""
     fan_out = kernel.shape[0] * kernel[0, 0].numel()
     return kernel.normal_(0.0, gain * (2.0 / fan_out) ** 0.5)
 
@@ -20,7 +20,7 @@ def he_normal_(kernel: Tensor, gain: float = 1.0) -> Tensor:
 def dirac_(kernel: Tensor, gain: float = 1.0) -> Tensor:
     """Output o copies input o mod I at the kernel's centre, times `gain`; every other tap is 0.
 
-    For O > I the inputs repeat, for O < I the last inputs are not copied (ours; `nn.init.dirac_` leaves the surplus outputs at 0).
+    For O > I the inputs repeat, for O < I the last inputs are not copied (ours; `nn.init.dirac_` zeroes the surplus).
     """
     outputs, inputs = kernel.shape[:2]
     centre = tuple(side // 2 for side in kernel.shape[2:])
@@ -32,5 +32,5 @@ def dirac_(kernel: Tensor, gain: float = 1.0) -> Tensor:
 
 @torch.no_grad()
 def orthogonal_(kernel: Tensor, gain: float = 1.0) -> Tensor:
-    """The matrix [O, I * prod(k)] gets orthonormal rows (or columns, whichever are fewer), times `gain` (Saxe et al. 2014)."""
+    """The matrix [O, I prod(k)] gets orthonormal rows (or columns, if fewer), times `gain` (Saxe et al. 2014)."""
     return nn.init.orthogonal_(kernel, gain)

@@ -1,16 +1,16 @@
-"""A plain stage: x [B, in, H, W] -> stream [B, C, H / stride, W / stride] in `num_layers` plain layers that share a coder.
+"""A plain stage: x [B, in, H, W] -> stream [B, C, H / stride, W / stride] in `num_layers` layers that share a coder.
 
 The first layer is the transition, an ordinary plain convolution that makes f and c (and takes stride and widening);
 the last one writes, so that a stage hands on its stream only. In between, by form:
 
     Alternating   write, (learn, write), (learn, write), ...    the activations of a residual net, one wide tensor alive
-    Pipelined     learn-write, learn-write, ..., write          twice the writes at the same depth, 1 + L/C the activations
+    Pipelined     learn-write, learn-write, ..., write          twice the writes at the same depth, 1 + L/C the memory
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class PlainOptions:
     kernel_size, dilation, groups, padding_mode: of every convolution inside the stage, as in `nn.Conv2d`.
     """
 
-    coder: CoderChoice = LearnedCoder()
+    coder: CoderChoice = field(default_factory=LearnedCoder)
     gain: float = 0.3
     shift: float = 0.0
     kernel_size: int = 3
@@ -44,8 +44,11 @@ class PlainOptions:
         return {name: getattr(self, name) for name in names}
 
 
+DEFAULT = PlainOptions()
+
+
 class Transition(nn.Module):
-    """x -> f, c: an ordinary plain layer, f = act(norm(F * x)), c = act(norm(G * x)); takes the stride and the widening."""
+    """x -> f, c: an ordinary plain layer, f = act(norm(F * x)), c = act(norm(G * x)); takes stride and widening."""
 
     def __init__(self, in_chans: int, stream: int, learner: int, *, stride: int, norm, act, **geometry):
         super().__init__()
@@ -103,11 +106,11 @@ class AlternatingStage(_Stage):
         num_layers: int,
         *,
         stride: int = 1,
-        options: PlainOptions = PlainOptions(),
+        options: PlainOptions = DEFAULT,
     ):
         if num_layers < 2 or num_layers % 2:
             raise ValueError(
-                f"num_layers {num_layers} must be even and at least 2: a transition and a write, then pairs of learn and write"
+                f"num_layers {num_layers} must be even, at least 2: transition, write, then pairs of learn and write"
             )
         num_writes = num_layers // 2
         super().__init__(in_chans, stream, learner, num_layers, stride=stride, options=options, num_writes=num_writes)
@@ -139,7 +142,7 @@ class PipelinedStage(_Stage):
         num_layers: int,
         *,
         stride: int = 1,
-        options: PlainOptions = PlainOptions(),
+        options: PlainOptions = DEFAULT,
     ):
         if num_layers < 2:
             raise ValueError(f"num_layers {num_layers} must be at least 2: a transition and a write")

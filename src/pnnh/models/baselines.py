@@ -1,6 +1,6 @@
 """The twins' stages: a chain of plain convolutions, and He et al.'s basic residual blocks with option-A shortcuts.
 
-Both have the call shape of a plain stage, x [B, in, H, W] -> [B, C, H / stride, W / stride], and equal parameter counts.
+Both have the call shape of a plain stage, x [B, in, H, W] -> [B, C, H / stride, W / stride], and equal parameters.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ChainStage(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """relu(shortcut(x) + norm(conv(relu(norm(conv(x)))))); the shortcut subsamples and pads with zero channels (option A)."""
+    """relu(shortcut(x) + norm(conv(relu(norm(conv(x)))))); the shortcut subsamples and zero-pads (option A)."""
 
     def __init__(self, in_chans: int, out_chans: int, *, stride: int = 1):
         super().__init__()

@@ -22,7 +22,7 @@ WIDTHS = (16, 32, 64)
 
 
 def learner_share(depth: int) -> float:
-    """The learner's width as a share of the stream's: 3/4, and 5/8 where stages are too short to spread the coder's cost.
+    """The learner's width as a share of the stream's: 3/4, or 5/8 where stages are too short to spread the coder.
 
     Chosen: at most 0.56 of the residual twin's parameters at every depth from 20 on.
     """
@@ -97,7 +97,7 @@ class CifarNet(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ):
-        """timm's: the outputs of the stages in `indices` (last n if int, all if None), with the final features before them."""
+        """timm's: the final features and the outputs of the stages in `indices` (last n if int, all if None)."""
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt {output_fmt!r} must be 'NCHW'")
         wanted, last = feature_take_indices(len(self.stages), indices)
@@ -159,7 +159,7 @@ class CifarResNet(CifarNet):
 class PnnhResNet(CifarNet):
     """The PNNH net: plain layers, a learner of its own per layer, a coder shared by the layers of a stage.
 
-    The stream is as wide as the residual twin; `learner_ratio` is the learner's share of that width (None: `learner_share`).
+    The stream is as wide as the residual twin; `learner_ratio` is the learner's share of it (None: `learner_share`).
     """
 
     def __init__(
@@ -168,14 +168,14 @@ class PnnhResNet(CifarNet):
         widths: tuple[int, int, int] = WIDTHS,
         *,
         learner_ratio: float | None = None,
-        form: Form = Alternating(),
-        options: PlainOptions = PlainOptions(),
+        form: Form | None = None,
+        options: PlainOptions | None = None,
         **kwargs,
     ):
         learner_ratio = learner_share(depth) if learner_ratio is None else learner_ratio
         if learner_ratio <= 0:
             raise ValueError(f"learner_ratio {learner_ratio} must be above 0: without a learner nothing is learned")
-        self.learner_ratio, self.form, self.options = learner_ratio, form, options
+        self.learner_ratio, self.form, self.options = learner_ratio, form or Alternating(), options or PlainOptions()
         super().__init__(depth, widths, **kwargs)
 
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The main job: methods x depths x seeds under one recipe; every cell is a row, and a finished row is never run again."""
+"""The main job: methods x depths x seeds under one recipe; a cell is a row, and a finished row is never run again."""
 
 from __future__ import annotations
 

@@ -9,6 +9,12 @@ from pnnh.report.figure import COLOURS, draw
 from pnnh.report.page import Page, Section
 
 _COLOUR = {"plain": COLOURS[4], "residual": COLOURS[0], "pnnh": COLOURS[2]}
+_COLUMNS = "Params: shared kernels once. MACs: of one image. img/s: training, median epoch."
+_SEEDS = "Thin lines: single seeds. Test accuracy after each epoch."
+_ALIVE = (
+    "Share of positive units after each ReLU on 128 test images, first layer left, last layer right. "
+    "A layer of a PNNH net has a learner and a stream: a dot each."
+)
 _LABEL = {"plain": "plain", "residual": "residual", "pnnh": "PNNH"}
 
 
@@ -23,21 +29,21 @@ def comparison_page(results: Mapping[str, Any]) -> Page:
     )
     sections = [
         Section("What happened", reading=reading(table)),
-        Section("Results", rows=table, caption="Params: shared kernels once. MACs: of one image. img/s: training, median epoch."),
+        Section("Results", rows=table, caption=_COLUMNS),
         Section("Accuracy against depth and against parameters", svgs=[_accuracy(table)]),
-        Section("Training curves", svgs=[_curves(rows)], caption="Thin lines: single seeds. Test accuracy after each epoch."),
+        Section("Training curves", svgs=[_curves(rows)], caption=_SEEDS),
         Section(
             "Survival by layer",
             svgs=[_survival(rows)],
-            caption="Share of positive units after each ReLU on 128 test images, from the first layer (left) to the last (right). "
-            "In a PNNH net every layer has a learner and a stream; both are drawn.",
+            caption=_ALIVE,
         ),
     ]  # fmt: skip
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     evidence = (
         f"Command: {results['command']}",
         f"{results['date']}, code {results['code_version']}; {versions}",
-        f"Device: {results['device']}; seeds {sorted({row['seed'] for row in rows})}; data sha256 {str(data.get('sha256'))[:16]}",
+        f"Device: {results['device']}; seeds {sorted({row['seed'] for row in rows})}",
+        f"Data: {data['name']}, sha256 {data.get('sha256')}",
     )
     return Page("Plain, residual and PNNH nets side by side", lead, sections, evidence)
 
@@ -52,25 +58,21 @@ def reading(table: Sequence[Mapping[str, Any]]) -> list[str]:
         if "pnnh" in present and "residual" in present:
             ours, theirs = present["pnnh"], present["residual"]
             gap = ours["test_%"] - theirs["test_%"]
-            how = (
-                "level with"
-                if abs(gap) < 0.5
-                else (f"{gap:.1f} points above" if gap > 0 else f"{-gap:.1f} points below")
-            )
-            share = ours["params"] / theirs["params"]
+            side = f"{gap:.1f} points above" if gap > 0 else f"{-gap:.1f} points below"
+            how = "level with" if abs(gap) < 0.5 else side
+            params, macs = ours["params"] / theirs["params"], ours["macs"] / theirs["macs"]
             lines.append(
-                f"Depth {depth}: PNNH reaches {ours['test_%']:.1f} %, {how} its residual twin ({theirs['test_%']:.1f} %) "
-                f"with {share:.2f} times the parameters and {ours['macs'] / theirs['macs']:.2f} times the MACs{_caution(ours, theirs, gap)}"
+                f"Depth {depth}: PNNH reaches {ours['test_%']:.1f} %, {how} its residual twin "
+                f"({theirs['test_%']:.1f} %), with {params:.2f} times the parameters and {macs:.2f} times the MACs"
+                + _caution(ours, theirs, gap)
             )
         if "plain" in present and len(present) > 1:
-            plain, best = (
-                present["plain"],
-                max((r for m, r in present.items() if m != "plain"), key=lambda r: r["test_%"]),
-            )
-            gap = best["test_%"] - plain["test_%"]
+            reached = present["plain"]["test_%"]
+            gap = max(row["test_%"] for method, row in present.items() if method != "plain") - reached
             verdict = "fails to follow" if gap >= 5 else ("falls behind" if gap >= 1 else "keeps up")
+            distance = f"{gap:.1f} points short of" if gap >= 0 else f"{-gap:.1f} points ahead of"
             lines.append(
-                f"Depth {depth}: the plain net {verdict}: {plain['test_%']:.1f} %, {gap:+.1f} points short of the best net here."
+                f"Depth {depth}: the plain net {verdict}: {reached:.1f} %, {distance} the best net with a path."
             )
     for method in _LABEL:
         reached = [(depth, cell[method, depth]["test_%"]) for depth in depths if (method, depth) in cell]
@@ -133,7 +135,7 @@ def _survival(rows: Sequence[Mapping[str, Any]]) -> str:
                 row = next(row for row in rows if row["method"] == method and row["depth"] == depth)
                 alive = row[when]
                 place = [index / max(1, len(alive) - 1) for index in range(len(alive))]
-                axes.plot(place, alive, color=_COLOUR.get(method), label=_LABEL.get(method, method), linewidth=1.2)
+                axes.plot(place, alive, ".", color=_COLOUR.get(method), label=_LABEL.get(method, method), markersize=5)
             axes.axhline(0.5, color="#999999", linewidth=0.8, linestyle=":")
             axes.set(title=f"{title}, depth {depth}", xlabel="position in the net", ylim=(0, 1))
         figure.axes[0].set_ylabel("share of positive units")

@@ -11,15 +11,18 @@ _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ page.title }}</title><style>
 :root { color-scheme: light; --ink: #1d2733; --soft: #5d6b7a; --line: #e3e8ee; --tint: #f6f8fa; }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); max-width: 62rem;
+  margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
 .lead { color: var(--soft); margin: 0 0 1.4rem; } figure { margin: 1rem 0; } figure svg { width: 100%; height: auto; }
 figcaption, .note { color: var(--soft); font-size: .9rem; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem .35rem 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th, td { padding: .35rem .8rem .35rem 0; text-align: right; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } th { color: var(--soft); font-weight: 600; }
 ul.reading { padding-left: 1.1rem; } ul.reading li { margin: .35rem 0; }
-footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--soft); font-size: .85rem; }
+footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--soft);
+  font-size: .85rem; }
 code { background: var(--tint); padding: .1rem .3rem; border-radius: 3px; overflow-wrap: anywhere; }
 </style></head><body>
 <h1>{{ page.title }}</h1><p class="lead">{{ page.lead }}</p>
