@@ -281,7 +281,7 @@ def test_broken_weights_are_named(digits):
 
 def test_requests_that_cannot_work_are_refused_before_any_step(digits, tmp_path):
     colour = load_data("digits", image_size=8, channels=3)
-    with pytest.raises(UsageError, match=r"3 channel\(s\), the model takes 1; load the data with channels=1"):
+    with pytest.raises(UsageError, match=r"3 channel\(s\), the model takes 1; use channels=1"):
         train(net(), colour, Recipe())
     with pytest.raises(UsageError, match=r"the model refuses images of 1x16x16: .*mat1 and mat2"):
         train(net(), load_data("digits"), Recipe())

@@ -32,10 +32,11 @@ class Split:
     def stratified(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
         """Indices of `count` images with the classes in their shares, and of the rest; both sorted, given by `seed`."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        place = torch.empty(len(self), dtype=torch.float64)  # (rank within the class + 1/2) / size of the class
-        for label in self.labels.unique():
-            members = order[self.labels[order] == label]
-            place[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+        by_class = order[self.labels[order].argsort(stable=True)]
+        sizes = self.labels.bincount()
+        rank = torch.arange(len(self)) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)  # within the class
+        place = torch.empty(len(self), dtype=torch.float64)
+        place[by_class] = (rank + 0.5).double() / sizes.repeat_interleave(sizes)
         chosen = place.argsort(stable=True)
         return chosen[:count].sort().values, chosen[count:].sort().values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -23,7 +24,8 @@ from pnnh.train.store import Store
 class Epoch:
     """One epoch, as it was. Accuracies are shares in [0, 1]; train_accuracy is on augmented images, while learning.
 
-    test_accuracy and test_loss are of the averaged weights where the recipe has an `ema_decay`; None if not measured.
+    test_accuracy and test_loss are of the averaged weights where the recipe has an `ema_decay`; None if not measured
+    (a test_loss also where it overflows).
     images_per_second counts training only, seconds training and evaluation.
     """
 
@@ -104,7 +106,7 @@ def _epochs(run: Run, store: Store | None, evaluate_every: int, stop: Callable[[
             loss=run.loss_sum.item() / run.steps_per_epoch,
             train_accuracy=run.correct.item() / (run.steps_per_epoch * run.recipe.batch_size),
             test_accuracy=seen.accuracy if seen else None,
-            test_loss=seen.loss if seen else None,
+            test_loss=seen.loss if seen and math.isfinite(seen.loss) else None,
             lr=run.lr,
             images_per_second=(run.step - first) * run.recipe.batch_size / seconds,
             seconds=spent[-1],
@@ -155,8 +157,9 @@ def check_fit(model: nn.Module, data: Dataset) -> None:
     shape = f"{data.channels}x{data.image_size}x{data.image_size}"
     conv = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if conv is not None and conv.in_channels != data.channels:
-        way_out = f"load the data with channels={conv.in_channels}" if conv.in_channels in (1, 3) else "change in_chans"
-        raise UsageError(f"images have {data.channels} channel(s), the model takes {conv.in_channels}; {way_out}")
+        wanted = conv.in_channels
+        way_out = f"use channels={wanted} (--channels {wanted})" if wanted in (1, 3) else "change in_chans"
+        raise UsageError(f"images have {data.channels} channel(s), the model takes {wanted}; {way_out}")
     training = {module: module.training for module in model.modules()}
     try:
         logits = model.eval()(torch.zeros(2, *data.train.images.shape[1:], device=parameter.device))
