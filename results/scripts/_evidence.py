@@ -1,0 +1,26 @@
+"""What every record carries: command, code, versions, machine, day."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+
+def evidence() -> dict:
+    root = Path(__file__).resolve().parent
+    describe = ["git", "describe", "--always", "--dirty", "--tags"]
+    code = subprocess.run(describe, cwd=root, capture_output=True, text=True, check=False).stdout.strip()
+    import torch
+
+    return {
+        "command": " ".join(["python", f"results/scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "code": code,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "timm", "torchvision", "numpy")},
+        "device": f"cpu, {platform.machine()}, {torch.get_num_threads()} thread(s)",
+        "date": datetime.date.today().isoformat(),
+    }

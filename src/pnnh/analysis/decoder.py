@@ -1,0 +1,206 @@
+"""A linear decoder from a layer's features back to the input, fitted and scored from streamed second moments.
+
+The decoder is local: the picture is cut into a grid of cells, and one linear map, the same for all cells, goes from the
+features in a cell and around it to the cell's patch of the picture. Legend: B images, C channels, g cells a side, P = g * g,
+D sketched features of a cell with its neighbours, T numbers that describe a patch, R draws of the noise floor.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How a layer is read back.
+
+    view: pixels a side of the picture to read back (the input, averaged down); grid: cells a side at most;
+    features: numbers kept of each cell (more are projected by a fixed random map), its 8 neighbours come on top;
+    components: a patch of more numbers is described by so many of its principal components;
+    ridges: penalties tried, in units of the features' mean variance.
+    """
+
+    view: int = 32
+    grid: int = 8
+    features: int = 64
+    components: int = 192
+    ridges: tuple[float, ...] = (1e-4, 1e-2, 1.0, 100.0)
+
+    def fit_to(self, height: int, width: int) -> Decoder:
+        """The same for inputs of this size: a grid that the usual strides of 2 divide, a view that the grid divides."""
+        size = min(height, width)
+        grid = size // 32 if size % 32 == 0 and size // 32 in (5, 6, 7) else min(self.grid, size)
+        view = grid * max(1, min(self.view, size) // grid)
+        return Decoder(view, grid, self.features, self.components, self.ridges)
+
+    def cells(self, size: int) -> int:
+        """Cells along an axis of `size` feature positions: the least divisor of the view that is enough, at most `grid`."""
+        return min((d for d in range(1, self.grid + 1) if self.view % d == 0 and d >= min(size, self.grid)), default=1)
+
+
+def sketch(features: Tensor, decoder: Decoder) -> Tensor:
+    """[B, C, H, W] -> [B, g, g, D]: each cell's content, projected if need be, with its neighbours' (zeros outside)."""
+    cells = tuple(decoder.cells(size) for size in features.shape[-2:])
+    size = tuple(math.ceil(s / g) * g for s, g in zip(features.shape[-2:], cells, strict=True))
+    if size != tuple(features.shape[-2:]):
+        features = F.interpolate(features, size=size, mode="nearest-exact")
+    content = features.unflatten(3, (cells[1], -1)).unflatten(2, (cells[0], -1))  # [B, C, g, h, g, w]
+    content = content.permute(0, 2, 4, 1, 3, 5).flatten(3)
+    room = decoder.features * (9 if cells == (1, 1) else 1)
+    if content.shape[-1] > room:
+        content = content @ _projection(content.shape[-1], room).to(content)
+    if cells == (1, 1):
+        return content
+    around = F.unfold(content.permute(0, 3, 1, 2), 3, padding=1)  # [B, D, P]
+    return around.transpose(1, 2).unflatten(1, cells)
+
+
+def _projection(rows: int, columns: int) -> Tensor:
+    """A random map that depends on its shape only, so that every batch and every layer of a shape uses the same."""
+    generator = torch.Generator().manual_seed(rows * 1_000_003 + columns)
+    return torch.randn(rows, columns, generator=generator) / math.sqrt(rows)
+
+
+class Targets:
+    """The pictures to read back, and the numbers that describe a patch of them, for any grid.
+
+    pictures: [N, C, V, V] of all images. One is made per diagnosis; patches are relative to the mean picture.
+    """
+
+    def __init__(self, pictures: Tensor, decoder: Decoder):
+        self.decoder, self.pictures = decoder, pictures
+        self.mean = pictures.mean(0)
+        self.value_range = (pictures.max() - pictures.min()).item()
+        self._bases: dict[tuple[int, int], Tensor | None] = {}
+
+    def describe(self, index: Tensor, cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Patches of the pictures `index` [...] as [..., g, g, T], and their total energy [...]."""
+        centred = self.pictures[index] - self.mean
+        patches = self._patches(centred, cells)
+        basis = self._basis(cells)
+        return (patches if basis is None else patches @ basis), centred.square().sum((-3, -2, -1))
+
+    def compose(self, described: Tensor) -> Tensor:
+        """[B, g, g, T] -> pictures [B, C, V, V]."""
+        cells = described.shape[1], described.shape[2]
+        basis = self._basis(cells)
+        patches = described if basis is None else described @ basis.T
+        channels, height, width = self.mean.shape
+        patches = patches.unflatten(-1, (channels, height // cells[0], width // cells[1]))
+        return patches.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width) + self.mean
+
+    def _patches(self, pictures: Tensor, cells: tuple[int, int]) -> Tensor:
+        """[..., C, V, V] -> [..., g, g, C h w]."""
+        parts = pictures.unflatten(-1, (cells[1], -1)).unflatten(-3, (cells[0], -1))  # [..., C, g, h, g, w]
+        return parts.transpose(-3, -2).movedim(-5, -3).flatten(-3)
+
+    def _basis(self, cells: tuple[int, int]) -> Tensor | None:
+        """[patch, T] principal components over all pictures, or None where the patch is small enough as it is."""
+        if cells not in self._bases:
+            patches = self._patches(self.pictures - self.mean, cells).flatten(0, 2)
+            room = self.decoder.components
+            small = patches.shape[1] <= room
+            self._bases[cells] = None if small else torch.linalg.svd(patches, full_matrices=False)[2][:room].T
+        return self._bases[cells]
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """What the decoder reads. r2, mse: of the true pairs; r2_draws, mse_draws [R]: of features with unrelated pictures.
+
+    weight [2, D, T], offset [2, T]: the decoder fitted on either half (for the pictures of the other).
+    """
+
+    r2: float
+    mse: float
+    r2_draws: Tensor
+    mse_draws: Tensor
+    weight: Tensor
+    offset: Tensor
+
+    def read(self, sketched: Tensor, half: int) -> Tensor:
+        """Sketches [B, g, g, D] of images of `half` -> described patches, by the decoder fitted on the other half."""
+        return sketched @ self.weight[1 - half] + self.offset[1 - half]
+
+
+class Pairs:
+    """Streamed second moments of (sketch, patch) pairs in two halves; draw 0 is the truth, the others are unrelated."""
+
+    def __init__(self):
+        self.halves: list[_Half] = [_Half(), _Half()]
+
+    def add(self, half: int, sketched: Tensor, described: Tensor, energy: Tensor) -> None:
+        """sketched [B, g, g, D]; described [B, 1 + R, g, g, T]; energy [B, 1 + R]."""
+        samples = sketched.flatten(0, 2), described.movedim(1, 3).flatten(0, 2)
+        self.halves[half].add(*samples, energy.sum(0), len(sketched))
+
+    def solve(self, ridges: tuple[float, ...], pixels: int) -> Readout | None:
+        """Fit on each half, score on the other, keep the ridge that is best for the truth; None without data in both.
+
+        `pixels`: numbers in one picture, which turns energies into mean square errors.
+        """
+        first, second = self.halves
+        if first.count == 0 or second.count == 0:
+            return None
+        fits = [half.fits(ridges) for half in self.halves]
+        lost = torch.stack([second.lost(*fit) for fit in fits[0]]) + torch.stack([first.lost(*fit) for fit in fits[1]])
+        energy = first.energy + second.energy  # [1 + R]
+        error = lost + energy - first.described - second.described  # what the components leave out is lost as well
+        best = error.argmin(0)  # every draw chooses its own ridge, as the truth does
+        error = error.gather(0, best[None])[0]
+        r2, mse = 1 - error / energy, error / (pixels * (first.images + second.images))
+        weight = torch.stack([fit[best[0]][0][0] for fit in fits])
+        offset = torch.stack([fit[best[0]][1][0] for fit in fits])
+        return Readout(r2[0].item(), mse[0].item(), r2[1:], mse[1:], weight.float(), offset.float())
+
+
+class _Half:
+    """Sums over the samples of one half. Features are shifted by the first batch's mean, so that sums do not cancel."""
+
+    def __init__(self):
+        self.count = self.images = 0
+
+    def add(self, z: Tensor, y: Tensor, energy: Tensor, images: int) -> None:
+        """z [S, D], y [S, 1 + R, T], energy [1 + R] of so many images."""
+        if self.count == 0:
+            self.shift = z.mean(0)
+            self.zz = self.zy = self.z = self.y = self.described = self.energy = 0.0
+        z = z - self.shift
+        self.count += len(z)
+        self.zz = self.zz + z.T @ z  # [D, D]
+        self.zy = self.zy + torch.einsum("sd,srt->rdt", z, y)  # [1 + R, D, T]
+        self.z, self.y = self.z + z.sum(0), self.y + y.sum(0)
+        self.described = self.described + y.double().square().sum((0, 2))
+        self.energy = self.energy + energy.double()
+        self.images += images
+
+    def covariance(self) -> Tensor:
+        """[D, D], float64."""
+        mean = self.z.double() / self.count
+        return self.zz.double() / self.count - mean[:, None] * mean
+
+    def fits(self, ridges: tuple[float, ...]) -> list[tuple[Tensor, Tensor]]:
+        """For each ridge, weight [1 + R, D, T] and offset [1 + R, T] of y = z W + o, z unshifted."""
+        values, vectors = torch.linalg.eigh(self.covariance())
+        values = values.clamp(min=0)
+        mean_z, mean_y = self.z.double() / self.count, self.y.double() / self.count
+        cross = vectors.T @ (self.zy.double() / self.count - mean_z[:, None] * mean_y[:, None])
+        fits = []
+        for ridge in ridges:
+            penalty = values + ridge * values.mean() + torch.finfo(torch.float64).tiny
+            weight = vectors @ (cross / penalty[:, None])
+            fits.append((weight, mean_y - (mean_z + self.shift.double()) @ weight))
+        return fits
+
+    def lost(self, weight: Tensor, offset: Tensor) -> Tensor:
+        """Sum of square errors [1 + R] over this half's samples of y = z W + o, in closed form from the moments."""
+        offset = offset + self.shift.double() @ weight  # for shifted z
+        zz, zy, z, y = self.zz.double(), self.zy.double(), self.z.double(), self.y.double()
+        square = (weight * (zz @ weight)).sum((1, 2)) + 2 * (offset * (z @ weight)).sum(1)
+        square = square + self.count * offset.square().sum(1)
+        return self.described - 2 * (weight * zy).sum((1, 2)) - 2 * (offset * y).sum(1) + square

@@ -1,0 +1,329 @@
+"""Diagnose any model: how much of its input is left after each activation, with theory and noise floor beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pnnh import _tree, theory
+from pnnh._errors import UsageError
+from pnnh.analysis import measures
+from pnnh.analysis.decoder import Decoder, Readout, Targets, sketch
+from pnnh.analysis.inputs import as_images, batches, run_model, view
+from pnnh.analysis.intact import intact
+from pnnh.analysis.lineage import Lineage, Prediction
+from pnnh.analysis.probe import Call, probe
+from pnnh.analysis.tally import Batch, Tally, as_map, by_units
+
+NAN = math.nan
+FLOOR_WIDTH = 2.0  # the floor's band is its mean +- so many standard deviations over the draws
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One activation call. Shares lie in [0, 1]; NaN stands for what could not be measured.
+
+    survival: share of positive inputs; dead: share of units never positive over all images; effective_rank: of the sketched
+    features (at most rank_limit); cka, r2, psnr (dB), ssim: to the input, each with its noise floor and the floor's upper
+    edge (`_high`); cosine: mean correlation of the features of two images; gradient: norm at the features; growth: that
+    norm over the next layer's. theory_*: the matching row of `pnnh.theory`, agrees: measured within 3 standard errors.
+    """
+
+    depth: int
+    layer: str
+    op: str
+    shape: tuple[int, ...]
+    survival: float
+    dead: float
+    mean: float
+    variance: float
+    effective_rank: float
+    rank_limit: int
+    cka: float
+    cka_floor: float
+    cka_high: float
+    r2: float
+    r2_floor: float
+    r2_high: float
+    psnr: float
+    psnr_floor: float
+    psnr_high: float
+    ssim: float
+    ssim_floor: float
+    ssim_high: float
+    cosine: float
+    gradient: float
+    growth: float
+    theory: str
+    theory_mean: float
+    theory_variance: float
+    theory_survival: float
+    bound: float
+    theory_growth: float
+    agrees: bool | None
+    caveat: str
+
+
+@dataclass(frozen=True, eq=False)
+class Dissipation:
+    """The diagnosis of one model.
+
+    pictures: [layers, P, C, V, V] what each layer's decoder reads back of the first P originals [P, C, V, V];
+    correlation: [layers, BINS] mean correlation of the features of image pairs, by the pair's input correlation (bins over
+    [-1, 1], NaN where no pair fell); settings: how it was measured.
+    """
+
+    model: str
+    layers: tuple[Layer, ...]
+    originals: Tensor
+    pictures: Tensor
+    correlation: Tensor
+    settings: dict[str, Any]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat dict per layer."""
+        rows = ({**asdict(layer), "shape": "x".join(map(str, layer.shape))} for layer in self.layers)
+        return [{"model": self.model, **row} for row in rows]
+
+    @property
+    def dissipation_depth(self) -> int | None:
+        """`crossing("r2")`: the depth at which no linear decoder reads the input back any better than unrelated pictures."""
+        return self.crossing("r2")
+
+    def crossing(self, measure: str) -> int | None:
+        """The first depth from which on no layer's `measure` (r2, cka, psnr, ssim) rises above its noise floor; else None.
+
+        A layer beside the trunk (squeeze and excitation) that reads little is no crossing while later layers read more.
+        """
+        found = None
+        for layer in reversed(self.layers):
+            if getattr(layer, measure) > getattr(layer, f"{measure}_high"):
+                break
+            found = layer.depth
+        return found
+
+    @property
+    def gradient_growth(self) -> float:
+        """Norm of the gradient at the first layer's features over that at the last's."""
+        return self.layers[0].gradient / self.layers[-1].gradient if self.layers[-1].gradient else NAN
+
+
+def diagnose(
+    model: nn.Module,
+    images: Tensor | Iterable,
+    *,
+    training: bool | None = None,
+    batch_size: int = 16,
+    decoder: Decoder | None = None,
+    draws: int = 8,
+    pictures: int = 6,
+    gradient: bool = True,
+    seed: int = 0,
+    name: str | None = None,
+) -> Dissipation:
+    """Measure every activation of `model` on `images`, streaming: memory does not grow with the number of images.
+
+    Args:
+        model: any module that takes a batch of images (or of vectors); it is left exactly as found.
+        images: [N, C, H, W] or [N, D], N >= 8, or an iterable of such batches (labels in tuples are ignored); cast to the
+            model's device and dtype.
+        training: run in train or eval mode; None runs as found. Untrained nets with batch norm are only normalised in train
+            mode, by each batch's statistics.
+        batch_size: images a forward pass; also the images on which the gradient of a random readout of the output is taken.
+        decoder: how layers are read back; draws: unrelated pairings behind the noise floor; pictures: read back to be shown.
+
+    Raises:
+        UsageError: too few, wrong or non-finite images; no activation ran. RunError: the model raised, or an activation
+            is not finite (the message names the layer).
+    """
+    inner = _tree.unwrap(model)
+    images = as_images(images)
+    if batch_size < 8 or draws < 2:
+        raise UsageError(f"batch_size = {batch_size}, draws = {draws}: they must be at least 8 and 2")
+    decoder = (decoder or Decoder()).fit_to(*(images.shape[-2:] if images.dim() == 4 else (1, 1)))
+    targets = Targets(view(images, decoder), decoder)
+    stream = list(batches(images, batch_size, draws, seed))
+    with intact(inner, training), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tallies = _measure(inner, images, stream, targets)
+        pixels = targets.mean.numel()
+        readouts = {key: tally.pairs.solve(decoder.ridges, pixels) for key, tally in tallies.items()}
+        shown, likeness = _read_back(inner, images, stream, targets, readouts, pictures)
+        gradients = _gradients(inner, images[:batch_size], seed) if gradient else {}
+    layers = tuple(
+        _layer(depth, tally, readouts[key], likeness.get(key), gradients.get(key, NAN), targets.value_range)
+        for depth, (key, tally) in enumerate(tallies.items(), 1)
+    )
+    settings = {"images": len(images), "image_shape": list(images.shape[1:]), "batch_size": batch_size, "draws": draws}
+    settings |= {"seed": seed, "mode": _mode(inner, training), "decoder": asdict(decoder)}
+    return Dissipation(
+        name or type(inner).__name__,
+        _with_growth(layers),
+        targets.pictures[:pictures],
+        torch.stack([shown[key] for key in tallies]),
+        torch.stack([tally.correlation[1] / tally.correlation[0] for tally in tallies.values()]),
+        settings,
+    )
+
+
+def _measure(model: nn.Module, images: Tensor, stream: list[Batch], targets: Targets) -> dict[tuple, Tally]:
+    """First pass: every sum of every layer."""
+    tallies: dict[tuple, Tally] = {}
+    for batch in stream:
+        lineage = Lineage()
+
+        def see(call: Call, batch=batch, lineage=lineage) -> None:
+            key = (call.path, call.nth)
+            tally = tallies.setdefault(key, Tally(call.name, call.op))
+            tally.add(call, batch, targets, lineage.before(call), lineage.channels_last)
+
+        with torch.no_grad():
+            run_model(model, images[batch.index], probe(model, see, lineage.note))
+    seen = {key: tally for key, tally in tallies.items() if tally.shape}
+    if not seen:
+        raise UsageError(
+            f"no activation function ran inside {type(model).__name__}: only calls through torch's own functions and modules "
+            "are seen, not ScriptModules or custom kernels"
+        )
+    return seen
+
+
+def _read_back(model, images: Tensor, stream: list[Batch], targets: Targets, readouts: dict, count: int):
+    """Second pass: pictures of the first `count` images and the mean SSIM of all, with its draws, by layer."""
+    shown = {key: torch.full((min(count, len(images)), *targets.mean.shape), NAN) for key in readouts}
+    sums: dict[tuple, Tensor] = {}
+
+    for batch in stream:
+        lineage = Lineage()
+
+        def see(call: Call, batch=batch, lineage=lineage) -> None:
+            readout: Readout | None = readouts.get((call.path, call.nth))
+            after = by_units(call.after.detach(), len(batch.index), lineage.channels_last)
+            if readout is None or after is None:
+                return
+            sketched = sketch(as_map(after.float(), batch.size), targets.decoder).cpu()
+            half = (batch.index % 2).bool()[:, None, None, None]
+            read = targets.compose(torch.where(half, readout.read(sketched, 1), readout.read(sketched, 0)))
+            key = (call.path, call.nth)
+            first = batch.index < count
+            shown[key][batch.index[first]] = read[first]
+            true = targets.pictures[batch.partners[:, :4]]  # [B, 1 + R, C, V, V]
+            alike = measures.ssim(read[:, None].expand_as(true).flatten(0, 1), true.flatten(0, 1), targets.value_range)
+            sums[key] = sums.get(key, 0) + alike.unflatten(0, true.shape[:2]).sum(0) / len(images)
+
+        with torch.no_grad():
+            run_model(model, images[batch.index], probe(model, see, lineage.note_layout))
+    return shown, sums
+
+
+def _gradients(model: nn.Module, images: Tensor, seed: int) -> dict[tuple, float]:
+    """Norm of the gradient of a random readout of the output at every activation's output; {} if there is no gradient."""
+    norms: dict[tuple, float] = {}
+
+    def see(call: Call) -> None:
+        if call.after.requires_grad:
+            key = (call.path, call.nth)
+            call.after.register_hook(lambda g: norms.__setitem__(key, g.detach().float().norm().item()))
+
+    with torch.enable_grad():
+        images = images.detach().clone().requires_grad_()
+        outputs = run_model(model, images, probe(model, see))
+        generator = torch.Generator().manual_seed(seed)
+        outputs = [output for output in outputs if output.requires_grad]
+        if outputs:
+            readouts = [torch.randn(output.shape, generator=generator).to(output) for output in outputs]
+            torch.autograd.grad(outputs, [images], readouts, allow_unused=True)
+    return norms
+
+
+def _layer(depth: int, tally: Tally, readout: Readout | None, alike, gradient: float, value_range: float) -> Layer:
+    mean, square, alive = tally.unit_means()
+    covariance = tally.covariance()
+    cka, cka_draws = tally.cka()
+    noise = [measures.psnr(mse, value_range) for mse in readout.mse_draws.tolist()] if readout else []
+    seen = tally.correlation.sum(1)
+    return Layer(
+        depth=depth,
+        layer=tally.name,
+        op=tally.op,
+        shape=tally.shape,
+        survival=alive.mean().item(),
+        dead=(tally.alive == 0).double().mean().item(),
+        mean=mean.mean().item(),
+        variance=max((square.mean() - mean.mean() ** 2).item(), 0.0),
+        effective_rank=measures.effective_rank(covariance),
+        rank_limit=len(covariance),
+        **_with_floor("cka", cka, cka_draws),
+        **_with_floor("r2", readout.r2 if readout else NAN, readout.r2_draws if readout else torch.tensor([])),
+        **_with_floor("psnr", measures.psnr(readout.mse, value_range) if readout else NAN, torch.tensor(noise)),
+        **_with_floor(
+            "ssim", NAN if alike is None else alike[0].item(), torch.tensor([]) if alike is None else alike[1:]
+        ),
+        cosine=(seen[1] / seen[0]).item(),
+        gradient=gradient,
+        growth=NAN,
+        **_theory(tally, (mean, square, alive)),
+    )
+
+
+def _with_floor(measure: str, value: float, draws: Tensor) -> dict[str, float]:
+    floor, width = (draws.mean().item(), FLOOR_WIDTH * draws.std().item()) if len(draws) > 1 else (NAN, NAN)
+    return {measure: value, f"{measure}_floor": floor, f"{measure}_high": floor + width}
+
+
+def _theory(tally: Tally, units: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
+    """The theory columns. Units are independent given the layer's input, so they give the measurement's standard error."""
+    known = [p for p in tally.predictions if p is not None]
+    if len(known) != len(tally.predictions):
+        nothing = dict.fromkeys(("theory_mean", "theory_variance", "theory_survival", "bound", "theory_growth"), NAN)
+        return {
+            "theory": "",
+            **nothing,
+            "agrees": None,
+            "caveat": "no row of the theory matches how this input was made",
+        }
+    mean, survival, bound = (
+        sum(v) / len(known) for v in zip(*((p.response.mean, p.survival, p.bound) for p in known), strict=True)
+    )
+    square = sum(p.response.variance + p.response.mean**2 for p in known) / len(known)
+    agrees = (
+        all(
+            abs(values.mean().item() - value) <= 3 * values.std().item() / math.sqrt(len(values)) + slack
+            for values, value, slack in zip(
+                units, (mean, square, survival), (1e-4 * square**0.5, 1e-3 * square, 1e-3), strict=True
+            )
+        )
+        if len(units[0]) > 1
+        else None
+    )
+    first: Prediction = known[0]
+    uniform = first.row == "normalised" and tally.op == "relu" and first.response.variance > 0
+    shift = first.response.mean / math.sqrt(first.response.variance) if uniform else 0.0
+    return {
+        "theory": first.row,
+        "theory_mean": mean,
+        "theory_variance": square - mean**2,
+        "theory_survival": survival,
+        "bound": bound,
+        "theory_growth": math.sqrt(theory.chi(shift)) if uniform else NAN,
+        "agrees": agrees,
+        "caveat": first.caveat,
+    }
+
+
+def _with_growth(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """Fill in each layer's gradient over the next one's."""
+    nexts = [*(layer.gradient for layer in layers[1:]), NAN]
+    return tuple(
+        replace(layer, growth=layer.gradient / after if after else NAN)
+        for layer, after in zip(layers, nexts, strict=True)
+    )
+
+
+def _mode(model: nn.Module, training: bool | None) -> str:
+    return {None: "as found: train" if model.training else "as found: eval", True: "train", False: "eval"}[training]

@@ -1,0 +1,117 @@
+"""What `pnnh diagnose` needs around its one verb: images, models, files."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pnnh import __version__, report
+from pnnh._errors import RunError, UsageError
+from pnnh.analysis import Dissipation, diagnose
+from pnnh.cli._model import load_model
+from pnnh.report.dissipation import dissipation_page, reading
+
+COLUMNS = ("depth", "layer", "op", "survival", "bound", "dead", "r2", "r2_high", "cka", "cka_high", "growth", "theory", "agrees")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
+
+
+def all_of(
+    specs: Sequence[str],
+    weights: str | None,
+    data: str | None,
+    folder: Path | None,
+    num: int,
+    image_size: int | None,
+    seed: int,
+) -> list[Dissipation]:
+    """Diagnose every model on the same images (resized and given the channels each asks for)."""
+    if num < 8:
+        raise UsageError(f"--num {num} must be at least 8: half the images fit the readout, half score it")
+    if data is not None and folder is not None:
+        raise UsageError("--data and --images both say where images come from; give one")
+    found = []
+    for spec in specs:
+        torch.manual_seed(seed)
+        model, shape = load_model(spec, weights=weights, image_size=image_size)
+        images = _from_folder(folder, shape, num) if folder else _from_data(data or "digits", shape, num, seed)
+        untrained = weights is None and not Path(spec).is_dir()
+        found.append(diagnose(model, images, training=untrained, seed=seed, name=Path(spec).name))
+    return found
+
+
+def _from_data(spec: str, shape: tuple[int, int, int], num: int, seed: int) -> Tensor:
+    """[num, C, H, W] test images, normalised by the training images' mean and standard deviation."""
+    from pnnh.train.data import load_data, resize
+
+    data = load_data(spec, channels=shape[0] if shape[0] in (1, 3) else None)
+    if len(data.test) < num:
+        raise UsageError(f"--num {num}: {spec} has {len(data.test)} test images")
+    chosen = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(seed))[:num]
+    images = data.test.images[chosen]
+    if images.shape[-1] != shape[-1]:
+        images = resize(images, shape[-1])
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    return (images.float() / 255 - mean) / std
+
+
+def _from_folder(folder: Path, shape: tuple[int, int, int], num: int) -> Tensor:
+    """The first `num` image files below `folder`, by name: centre-cropped, resized, normalised by their own statistics."""
+    import numpy
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if not folder.is_dir():
+        raise UsageError(f"no directory at {folder}; --images takes a directory of {', '.join(SUFFIXES)} files")
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)[:num]
+    if len(files) < 8:
+        raise UsageError(f"{folder} holds {len(files)} image file(s); a diagnosis needs at least 8")
+    pictures = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                square = ImageOps.fit(image.convert("L" if shape[0] == 1 else "RGB"), (shape[2], shape[1]))
+        except (UnidentifiedImageError, OSError) as error:
+            raise RunError(f"{file} cannot be read as an image: {error}") from error
+        pictures.append(torch.from_numpy(numpy.array(square)).reshape(shape[1], shape[2], -1).permute(2, 0, 1))
+    images = torch.stack(pictures).float() / 255
+    return (images - images.mean((0, 2, 3), keepdim=True)) / images.std((0, 2, 3), keepdim=True).clamp(min=1e-3)
+
+
+def verdict(diagnosis: Dissipation) -> str:
+    return reading((diagnosis.model, diagnosis.rows()), diagnosis.dissipation_depth, diagnosis.gradient_growth)
+
+
+def write(found: Sequence[Dissipation], out: Path) -> list[Path]:
+    """diagnosis.json, .csv and .html in `out`."""
+    command = "pnnh " + " ".join(sys.argv[1:])
+    versions = f"pnnh {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    evidence = [command, versions, f"{platform.machine()}, {datetime.date.today()}", *map(_measured, found)]
+    nets = [
+        {
+            "model": diagnosis.model,
+            "dissipation_depth": diagnosis.dissipation_depth,
+            "gradient_growth": diagnosis.gradient_growth,
+            "dists": "not computed",
+            "settings": diagnosis.settings,
+            "layers": diagnosis.rows(),
+            "correlation": diagnosis.correlation.tolist(),
+        }
+        for diagnosis in found
+    ]
+    rows = [row for diagnosis in found for row in diagnosis.rows()]
+    return [
+        report.write_text(out / "diagnosis.json", report.json_text({"command": command, "versions": versions, "models": nets})),
+        report.write_text(out / "diagnosis.csv", report.csv_text(rows)),
+        report.write_text(out / "diagnosis.html", report.html(dissipation_page(found, evidence))),
+    ]
+
+
+def _measured(diagnosis: Dissipation) -> str:
+    settings = diagnosis.settings
+    shape = "x".join(map(str, settings["image_shape"]))
+    return f"{diagnosis.model}: {settings['images']} images of {shape}, {settings['mode']} mode, seed {settings['seed']}"

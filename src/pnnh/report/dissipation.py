@@ -1,0 +1,178 @@
+"""The figures and the page of a diagnosis. A *net* is (name, rows), a row per layer; `measure_std` in a row draws a band."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pnnh.report.figure import COLOURS, draw
+from pnnh.report.page import Page, Section
+from pnnh.report.table import Row
+
+Net = tuple[str, Sequence[Row]]
+COLUMNS = ("depth", "layer", "op", "survival", "bound", "dead", "r2", "r2_high", "cka", "cka_high", "ssim", "cosine")
+COLUMNS += ("effective_rank", "growth", "theory", "agrees")
+
+
+def _column(rows: Sequence[Row], key: str) -> np.ndarray:
+    return np.array([np.nan if row.get(key) is None else row[key] for row in rows], dtype=float)
+
+
+def _lines(axes, nets: Sequence[Net], measure: str, floor: bool) -> None:
+    for (name, rows), colour in zip(nets, COLOURS * len(nets), strict=False):
+        depth, value, std = (_column(rows, key) for key in ("depth", measure, f"{measure}_std"))
+        axes.plot(depth, value, color=colour, label=name, marker="o" if len(depth) < 30 else None, markersize=3)
+        axes.fill_between(depth, value - std, value + std, color=colour, alpha=0.2, linewidth=0)
+        if floor:
+            middle, high = _column(rows, f"{measure}_floor"), _column(rows, f"{measure}_high")
+            axes.fill_between(depth, 2 * middle - high, high, color="#8a97a5", alpha=0.35, linewidth=0)
+    if floor:
+        axes.fill_between([], [], color="#8a97a5", alpha=0.35, label="noise floor")
+    axes.set_xlabel("activations crossed")
+
+
+def information(nets: Sequence[Net]) -> str:
+    """How much of the input is left: R^2 of the linear readout and CKA against depth, over the noise floor."""
+    with draw(2, height=3.3, width=8.6) as figure:
+        for axes, measure, title in zip(
+            figure.axes, ("r2", "cka"), ("Input read back, R²", "Similarity to the input, CKA"), strict=True
+        ):
+            _lines(axes, nets, measure, floor=True)
+            axes.set_title(title)
+            low = min(np.nanmin(_column(rows, measure)) for _, rows in nets)
+            axes.set_ylim(max(-0.35, min(-0.05, low - 0.02)), 1.02)
+        figure.axes[0].legend()
+    return figure.svg
+
+
+def survival(nets: Sequence[Net]) -> str:
+    """Surviving neurons: measured, by theory (dots, where a row of it applies) and the Cantelli bound (dashed)."""
+    with draw(len(nets), width=max(4.6, min(9.2, 3.3 * len(nets))), height=2.9, sharey=True, squeeze=False) as figure:
+        for axes, (name, rows), colour in zip(figure.axes[0], nets, COLOURS * len(nets), strict=False):
+            depth = _column(rows, "depth")
+            axes.plot(depth, _column(rows, "survival"), color=colour, label="measured")
+            axes.plot(depth, _column(rows, "theory_survival"), ".", color="#1d2733", markersize=3.5, label="theory")
+            axes.fill_between(
+                depth, 0, _column(rows, "bound"), color=colour, alpha=0.15, linewidth=0, label="below the bound"
+            )
+            axes.set(title=name, ylim=(0, 1.02), xlabel="activations crossed")
+        figure.axes[0][0].set_ylabel("share of positive responses")
+        figure.axes[0][0].legend(loc="lower left", fontsize=8)
+    return figure.svg
+
+
+def gradient(nets: Sequence[Net]) -> str:
+    """Norm of the gradient at each layer relative to the last one: flat trains, a steep slope does not."""
+    with draw(width=6.4, height=3.1) as figure:
+        for (name, rows), colour in zip(nets, COLOURS * len(nets), strict=False):
+            norm = _column(rows, "gradient")
+            norm = np.where(norm > 0, norm, np.nan)
+            known = norm[np.isfinite(norm)]
+            if len(known):
+                figure.axes.semilogy(_column(rows, "depth"), norm / known[-1], color=colour, label=name)
+        figure.axes.set(title="Gradient, relative to the last layer's", xlabel="activations crossed")
+        figure.axes.legend()
+    return figure.svg
+
+
+def correlations(nets: Sequence[Net], maps: Sequence[Any]) -> str:
+    """Correlation of two images' features against that of the images, a line per layer from early (light) to late (dark)."""
+    from matplotlib import colormaps
+
+    with draw(len(nets), width=max(4.2, min(9.2, 3.3 * len(nets))), height=3.2, sharey=True, squeeze=False) as figure:
+        for axes, (name, _), table in zip(figure.axes[0], nets, maps, strict=True):
+            table = np.asarray(table, dtype=float)
+            place = np.linspace(-1, 1, table.shape[1], endpoint=False) + 1 / table.shape[1]
+            for index in np.unique(np.linspace(0, len(table) - 1, 12).astype(int)):
+                shade = colormaps["viridis_r"](index / max(1, len(table) - 1))
+                seen = np.isfinite(table[index])
+                axes.plot(place[seen], table[index][seen], color=shade, linewidth=1.3)
+            axes.plot([-1, 1], [-1, 1], color="#8a97a5", linewidth=0.8, linestyle=":")
+            axes.set(title=name, xlabel="correlation of two images", xlim=(-1, 1), ylim=(-1, 1.03))
+        figure.axes[0][0].set_ylabel("of their features")
+    return figure.svg
+
+
+def read_back(originals, nets: Sequence[Net], pictures: Sequence[Any], steps: int = 9) -> str:
+    """Pictures [P, C, V, V] beside what successive layers of each net still tell of them ([layers, P, C, V, V] a net)."""
+    originals = np.asarray(originals, dtype=float)
+    if originals.shape[-1] < 4:
+        return ""
+    shown = min(len(originals), 6 if len(nets) == 1 else 3)
+    low, high = np.nanmin(originals), np.nanmax(originals)
+    with draw(steps + 1, shown * len(nets), width=9.2, height=0.98 * shown * len(nets) + 0.3, squeeze=False) as figure:
+        for axes in figure.axes.flat:
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+            axes.grid(False)
+        for part, ((name, rows), table) in enumerate(zip(nets, pictures, strict=True)):
+            picked = np.unique(np.linspace(0, len(rows) - 1, steps).round().astype(int))
+            for row in range(shown):
+                line = figure.axes[part * shown + row]
+                columns = [originals[row], *(np.asarray(table[index][row], dtype=float) for index in picked)]
+                for axes, picture in zip(line, columns, strict=False):
+                    picture = np.clip((picture.transpose(1, 2, 0) - low) / (high - low), 0, 1)
+                    picture = picture if picture.shape[2] == 3 else picture[:, :, 0]
+                    axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                if row == 0:
+                    titles = ["input", *(str(rows[index]["depth"]) for index in picked)]
+                    for axes, title in zip(line, titles, strict=False):
+                        axes.set_title(title, fontsize=8.5, fontweight="normal")
+            figure.axes[part * shown + shown // 2, 0].set_ylabel(name, fontsize=9.5, fontweight="bold")
+    return figure.svg
+
+
+def reading(net: Net, dissipation_depth: int | None, gradient_growth: float) -> str:
+    """One sentence on one net."""
+    name, rows = net
+    last = rows[-1]
+    if dissipation_depth is None:
+        left = f"the input can still be read after all {len(rows)} activations (R² {last['r2']:.2f} at the end)"
+    else:
+        left = f"the input is gone from activation {dissipation_depth} of {len(rows)} on: no better than noise"
+    alive = np.nanmean(_column(rows, "survival"))
+    sentence = f"{name}: {left}; {alive:.0%} of the responses are positive on average"
+    return sentence + (
+        f"; the gradient grows {gradient_growth:.3g}-fold on its way back." if gradient_growth > 0 else "."
+    )
+
+
+def dissipation_page(diagnoses: Sequence[Any], evidence: Sequence[str]) -> Page:
+    """`diagnoses`: objects with model, rows(), originals, pictures, correlation, dissipation_depth, gradient_growth."""
+    nets = [(diagnosis.model, diagnosis.rows()) for diagnosis in diagnoses]
+    lines = [reading(net, d.dissipation_depth, d.gradient_growth) for net, d in zip(nets, diagnoses, strict=True)]
+    pictures = read_back(diagnoses[0].originals, nets, [diagnosis.pictures for diagnosis in diagnoses])
+    sections = [
+        Section("In short", reading=lines),
+        Section(
+            "What each layer can still tell of the picture",
+            svgs=[pictures] if pictures else [],
+            caption="The best linear decoder from a layer's features, fitted on other images; the number is the count of "
+            "activations crossed. A grey average means: nothing left."
+            if pictures
+            else "The inputs are no pictures.",
+        ),
+        Section(
+            "How much of the input is left",
+            svgs=[information(nets)],
+            caption="Grey: what the same layer says of unrelated images, mean and two standard deviations.",
+        ),
+        Section(
+            "Surviving neurons",
+            svgs=[survival(nets)],
+            caption="Shaded: shares that the Chebyshev-Cantelli bound rules out. Dots: the matching row of the theory.",
+        ),
+        Section("Will it train?", svgs=[gradient(nets)]),
+        Section(
+            "Do different images stay different?",
+            svgs=[correlations(nets, [diagnosis.correlation for diagnosis in diagnoses])],
+            caption="Light lines are early layers, dark ones late. Above the dotted diagonal images become more alike.",
+        ),
+    ]
+    sections += [
+        Section(f"Layers of {name}", rows=[{k: row[k] for k in COLUMNS} for row in rows]) for name, rows in nets
+    ]
+    title = "Seeing inputs dissipate: " + ", ".join(name for name, _ in nets)
+    return Page(title, "Layer by layer: what is left of the input, and what theory expects.", sections, evidence)
