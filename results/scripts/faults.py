@@ -182,7 +182,7 @@ def main() -> None:
             "resume": cuts(data, root, reference, chosen.cuts),
         }
     result |= {"seed": chosen.seed, "recipe": RECIPE.to_dict(), "seconds": time.monotonic() - start}
-    result |= record.environment("cpu")
+    result |= record.environment("cpu") | {"command": "python results/scripts/faults.py"}
     checkpoint.write_bytes(HERE / "faults.json", (json.dumps(result, indent=1) + "\n").encode())
     print(json.dumps({key: result[key] for key in ("sigkill", "corruption", "resume")}, indent=1))
 
