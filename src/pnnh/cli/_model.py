@@ -80,6 +80,8 @@ def _from_checkpoint(folder: Path, changes: dict):
     except (KeyError, TypeError) as error:
         raise UsageError(f'{folder}/record.json has no "model": {{"name": ..., "kwargs": ...}}') from error
     model, shape = _from_function(name, kwargs) if ":" in name else _from_timm(name, False, kwargs, None)
+    data = saved.record.get("data") or {}
+    shape = (data.get("channels", shape[0]), *[data.get("image_size", side) for side in shape[1:]])
     storage = saved.record["model"].get("storage")
     if storage == "fused":
         from pnnh.convert.fuse import fold_all
@@ -87,9 +89,11 @@ def _from_checkpoint(folder: Path, changes: dict):
         model = fold_all(model.double())[0].float()
     model = saved.load_into(model).eval()
     if storage == "shared":
+        import torch
+
         from pnnh.convert import fuse
 
-        model = fuse(model)
+        model = fuse(model, torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)))
     return model, shape
 
 

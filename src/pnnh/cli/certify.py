@@ -11,7 +11,7 @@ import tyro
 def run(
     model: Annotated[str, tyro.conf.Positional],
     *,
-    strict: bool = False,
+    strict: tyro.conf.UseCounterAction[int] = 0,
     image_size: int | None = None,
     json: Path | None = None,
 ) -> int:
@@ -33,7 +33,7 @@ def run(
     from pnnh.cli._model import load_model
 
     network, shape = load_model(model, image_size=image_size)
-    certificate = certify(network, torch.zeros(2, *shape), strict=strict)
+    certificate = certify(network, torch.zeros(2, *shape), strict=bool(strict))
     console = Console()
     if certificate.rows():
         console.print(report.terminal(certificate.rows(), title=model))
@@ -43,7 +43,12 @@ def run(
     if certificate.num_redundant:
         console.print(f"{certificate.num_redundant} activations change nothing (their input is never negative)")
     if json is not None:
-        summary = {"model": model, "plain": certificate.plain, "strict": strict, "traced_by": certificate.traced_by}
+        summary = {
+            "model": model,
+            "plain": certificate.plain,
+            "strict": bool(strict),
+            "traced_by": certificate.traced_by,
+        }
         counts = {"num_activations": certificate.num_activations, "num_redundant": certificate.num_redundant}
         report.write_text(json, report.json_text({**summary, **counts, "rows": certificate.rows()}))
     return 0 if certificate.plain else 3

@@ -12,7 +12,7 @@ def run(
     model: Annotated[str, tyro.conf.Positional],
     *,
     form: Literal["structured", "dense"] = "structured",
-    dry_run: bool = False,
+    dry_run: tyro.conf.UseCounterAction[int] = 0,
     weights: str | None = None,
     image_size: int | None = None,
     out: Path | None = None,
@@ -40,7 +40,7 @@ def run(
         raise UsageError(f"--out {out} must end in .onnx or .pt2, and a dry run writes nothing; change or drop it")
     network, shape = load_model(model, weights=weights, image_size=image_size)
     example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-    twin, done = convert(network, example, form=form, dry_run=dry_run)
+    twin, done = convert(network, example, form=form, dry_run=bool(dry_run))
     console = Console()
     console.print(report.terminal(done.rows(), title=f"{model}, one image of {'x'.join(map(str, shape))}"))
     console.print(f"{done}; {done.certificate}", highlight=False)

@@ -15,7 +15,7 @@ from pnnh.certify.trace import Example, as_arguments, trace
 from pnnh.convert.cost import Cost, cost_of
 from pnnh.convert.dense import dense_twin
 from pnnh.convert.equivalence import Agreement, compare
-from pnnh.convert.structured import Carry, structured_twin
+from pnnh.convert.structured import Carry, refuse_inconvertible, structured_twin
 
 Form = Literal["structured", "dense"]
 TOLERANCE = 1e-9
@@ -71,6 +71,7 @@ def convert(
         raise UsageError(f"form {form!r} is not known; choose structured or dense")
     arguments = tuple(item if len(item) > 1 else torch.cat([item, item]) for item in as_arguments(example))
     source = trace(model, arguments)
+    refuse_inconvertible(source)
     before = cost_of(model, source, arguments)
     twin, carries = _build(model, arguments, form, dry_run)
     like = _like(twin, arguments)

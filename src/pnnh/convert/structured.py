@@ -51,6 +51,12 @@ def structured_twin(traced: Trace) -> tuple[fx.GraphModule, tuple[Carry, ...]]:
     return fx.GraphModule(module, graph, "PlainTwin"), tuple(carries)
 
 
+def refuse_inconvertible(traced: Trace) -> None:
+    """Raise UsageError now, before anything is built, if a join has no exact plain twin."""
+    values = values_of(traced)
+    uneven_sums(values, levels_of(values))
+
+
 def levels_of(values: Values) -> dict:
     """The largest number of activations on a path from the input to each value (None: constant)."""
     levels: dict = {}
