@@ -34,7 +34,7 @@ _HOMES = {
 }
 _VERBS = ("certify", "convert", "train")
 
-__all__ = ["__version__", *_HOMES, *_VERBS]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES, *_VERBS]
 
 
 class _Package(ModuleType):

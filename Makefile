@@ -1,0 +1,42 @@
+# Everything runs in $(VENV), made from the pinned, hashed versions in constraints.txt.
+VENV ?= .venv
+PYTHON ?= python3
+BIN = $(VENV)/bin
+INSTALLED = $(VENV)/.installed
+
+.PHONY: demo install test lint types docs format constraints clean
+
+demo: $(INSTALLED)  ## the main job on the embedded digits: a table, results.json and report.html
+	$(BIN)/pnnh compare --data digits --out runs/demo
+
+install: $(INSTALLED)
+
+$(INSTALLED): constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+test: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TESTS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/pyrefly check
+
+docs: $(INSTALLED)  ## the pages of docs/ as a site in site/
+	$(BIN)/zensical build --clean
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+constraints:  ## pin everything again; needs uv
+	uv pip compile pyproject.toml --group dev --group docs --extra export --extra openvino --universal \
+	  --python-version 3.11 --generate-hashes --no-header --no-annotate --no-config --upgrade -o constraints.txt
+
+clean:
+	rm -rf site build dist .pytest_cache .ruff_cache

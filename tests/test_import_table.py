@@ -1,0 +1,115 @@
+"""Who may import whom, read from the syntax trees; nothing is imported here."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "pnnh"
+FREE = {"_errors", "__version__"}
+MAY_IMPORT = {
+    "_errors": set(),
+    "_tree": set(),
+    "_cost": set(),
+    "theory": set(),
+    "layers": {"theory"},
+    "models": {"layers"},
+    "analysis": {"_tree", "theory"},
+    "certify": {"_tree", "theory"},
+    "convert": {"_tree", "layers", "certify", "_cost"},
+    "train": set(),
+    "recipes": {"models", "train", "analysis", "_cost"},
+    "bench": {"models", "convert", "analysis", "train", "recipes", "_cost"},
+    "report": set(),
+}
+MAY_IMPORT["cli"] = {*MAY_IMPORT, "cli"}
+MAY_IMPORT["__init__"] = set()
+MAY_IMPORT["__main__"] = {"cli"}
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> list[str]:
+    """Full dotted names that `tree` imports, wherever it does; `from a import b` is a.b."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: write relative imports in full"
+            found += [f"{node.module}.{alias.name}" for alias in node.names]
+    return found
+
+
+def parts_imported(tree: ast.AST) -> set[str]:
+    return {name.split(".")[1] for name in imports(tree) if name.startswith("pnnh.")}
+
+
+def faults(part: str, source: str) -> set[str]:
+    return parts_imported(ast.parse(source)) - MAY_IMPORT[part] - FREE - {part}
+
+
+def run_on_import(tree: ast.Module) -> list[ast.stmt]:
+    """The statements at the top of a file that are executed when it is imported (not those for type checkers)."""
+    checking = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return [node for node in tree.body if node not in checking and not isinstance(node, kinds)]
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_file_imports_only_what_its_part_may(file):
+    assert part_of(file) in MAY_IMPORT, f"{file.name} belongs to no part of the table; add a row"
+    assert not faults(part_of(file), file.read_text())
+
+
+@pytest.mark.parametrize(
+    ("part", "source", "fault"),
+    [
+        ("analysis", "from pnnh.models import CifarNet", {"models"}),
+        ("analysis", "def f():\n    from pnnh import models", {"models"}),
+        ("theory", "import pnnh._tree", {"_tree"}),
+        ("train", "from pnnh.models.cifar import WIDTHS", {"models"}),
+        ("report", "from pnnh import __version__, recipes", {"recipes"}),
+        ("convert", "from pnnh._errors import UsageError\nfrom pnnh.layers import fold", set()),
+    ],
+)
+def test_the_check_itself_finds_a_fault_and_no_other(part, source, fault):
+    assert faults(part, source) == fault
+
+
+def test_the_parts_form_a_hierarchy():
+    """No two parts may import each other, directly or through others."""
+    left = {part: may - {part} for part, may in MAY_IMPORT.items()}
+    while left:
+        ready = {part for part, may in left.items() if not may & left.keys()}
+        assert ready, f"a circle among {sorted(left)}"
+        left = {part: may for part, may in left.items() if part not in ready}
+
+
+COMMANDS = [
+    file for file in sorted((PACKAGE / "cli").glob("*.py")) if file.name != "__init__.py" and file.name[0] != "_"
+]
+
+
+@pytest.mark.parametrize("file", [*COMMANDS, PACKAGE / "cli" / "__init__.py"], ids=lambda file: file.stem)
+def test_a_command_imports_heavy_things_inside_its_functions(file):
+    """`--help` of a command stays quick: at the top only the standard library and the argument parser."""
+    at_top = {name.split(".")[0] for node in run_on_import(ast.parse(file.read_text())) for name in imports(node)}
+    assert at_top <= {*sys.stdlib_module_names, "tyro"}
+
+
+def test_the_package_imports_nothing_on_import():
+    at_top = {name.split(".")[0] for name in imports(ast.parse((PACKAGE / "__init__.py").read_text()))}
+    assert at_top <= sys.stdlib_module_names
+
+
+def test_there_is_no_room_for_anything():
+    assert not [file for file in FILES if file.stem in {"utils", "util", "helpers", "misc", "common"}]
