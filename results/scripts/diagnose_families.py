@@ -21,13 +21,33 @@ from pnnh.analysis import Decoder, diagnose
 from pnnh.report import json_text, write_text
 
 OUT = Path(__file__).resolve().parents[1]
-SMALL = ("pico", "femto", "atto", "zepto", "nano", "tiny", "xxs", "xxsmall", "small", "mini", "s0", "b0", "t0", "18", "11")
+SMALL = (
+    "pico",
+    "femto",
+    "atto",
+    "zepto",
+    "nano",
+    "tiny",
+    "xxs",
+    "xxsmall",
+    "small",
+    "mini",
+    "s0",
+    "b0",
+    "t0",
+    "18",
+    "11",
+)
 CHEAP = Decoder(grid=4, features=8, ridges=(1e-2, 1.0))
 
 
 def families() -> dict[str, str]:
     """timm module -> the member with the fewest parameters among the four that sound smallest."""
-    return {module: _smallest(timm.list_models(module=module)) for module in timm.list_modules() if timm.list_models(module=module)}
+    return {
+        module: _smallest(timm.list_models(module=module))
+        for module in timm.list_modules()
+        if timm.list_models(module=module)
+    }
 
 
 def _smallest(names: list[str]) -> str:
@@ -67,7 +87,10 @@ def examine(family: str, name: str) -> dict:
             continue
         layers = found.layers
         row |= {"image_size": size, "activations": len(layers), "r2_first": layers[0].r2, "r2_last": layers[-1].r2}
-        row |= {"gradients": sum(layer.gradient == layer.gradient for layer in layers), "ops": sorted({x.op for x in layers})}
+        row |= {
+            "gradients": sum(layer.gradient == layer.gradient for layer in layers),
+            "ops": sorted({x.op for x in layers}),
+        }
         return {**row, "ok": True, "seconds": round(time.perf_counter() - start, 1), "note": ""}
     return {**row, "ok": False, "seconds": round(time.perf_counter() - start, 1), "note": note}
 
@@ -90,10 +113,20 @@ def save(rows: list[dict]) -> None:
     done = sum(row["ok"] for row in rows)
     record = {**evidence(), "families": len(rows), "diagnosed": done, "rows": rows}
     write_text(OUT / "diagnose_families.json", json_text(record))
-    lines = [f"{done} of {len(rows)} timm families diagnosed (smallest member, random weights). Again: `{record['command']}`.", ""]
+    lines = [
+        f"{done} of {len(rows)} timm families diagnosed (smallest member, random weights): `{record['command']}`.",
+        "",
+    ]
     lines += ["| family | model | pixels | activations | functions | note |", "|---|---|---|---|---|---|"]
     for row in rows:
-        cells = [row["family"], row["model"], row["image_size"], row["activations"], " ".join(row.get("ops", [])), row["note"]]
+        cells = [
+            row["family"],
+            row["model"],
+            row["image_size"],
+            row["activations"],
+            " ".join(row.get("ops", [])),
+            row["note"],
+        ]
         lines.append("| " + " | ".join("" if cell is None else str(cell).replace("|", "/") for cell in cells) + " |")
     write_text(OUT / "diagnose_families.md", "\n".join(lines) + "\n")
 

@@ -1,8 +1,8 @@
 """The phenomenon, measured: plain, residual and PNNH nets of depth 56, and a VGG-like net, at initialisation.
 
-    python results/scripts/dissipation.py                        # measure (about 30 minutes on a core), then draw
-    python results/scripts/dissipation.py --draw                 # the figures of docs/ again from the record
-    python results/scripts/dissipation.py --weights FOLDER ...   # trained nets: checkpoint folders, in eval mode
+python results/scripts/dissipation.py                        # measure (some minutes on a core), then draw
+python results/scripts/dissipation.py --draw                 # the figures of docs/ again from the record
+python results/scripts/dissipation.py --weights FOLDER ...   # trained nets: checkpoint folders, in eval mode
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NAMES = {"plain_resnet56": "plain", "cifar_resnet56": "residual", "pnnh_resnet56
 
 
 def vgg_like(width: int = 32) -> nn.Sequential:
-    """The paper's case: 3 x 3 convolutions and ReLU, He-normal weights, no norm, pooled as VGG-19 is; 16 convolutions."""
+    """The paper's case: 3 x 3 convolutions and ReLU, He-normal weights, no norm, 16 convolutions pooled as VGG-19."""
     layers: list[nn.Module] = []
     channels = 3
     for stage, (count, factor) in enumerate(((2, 1), (2, 2), (4, 4), (4, 8), (4, 8))):
@@ -69,8 +69,8 @@ def over_seeds(runs: list) -> list[dict]:
     return rows
 
 
-def measure(names: list[str], seeds: int, count: int) -> dict:
-    from pnnh.analysis import diagnose
+def measure(names: list[str], seeds: int, count: int, features: int) -> dict:
+    from pnnh.analysis import Decoder, diagnose
     from pnnh.report import dissipation as figures
     from pnnh.report import write_text
 
@@ -78,8 +78,10 @@ def measure(names: list[str], seeds: int, count: int) -> dict:
     for name in names:
         runs = []
         for seed in range(seeds):
-            runs.append(diagnose(build(name, seed), batch, training=True, batch_size=32, name=name, seed=seed))
-            print(name, seed, runs[-1].dissipation_depth, runs[-1].crossing("cka"), f"{runs[-1].gradient_growth:.3g}", flush=True)
+            how = {"training": True, "batch_size": 32, "decoder": Decoder(features=features)}
+            runs.append(diagnose(build(name, seed), batch, name=name, seed=seed, **how))
+            crossings = [runs[-1].crossing(measure) for measure in ("r2", "cka", "ssim")]
+            print(name, seed, crossings, f"{runs[-1].gradient_growth:.3g}", flush=True)
         nets[name] = {
             "dissipation_depth": [run.dissipation_depth for run in runs],
             "cka_depth": [run.crossing("cka") for run in runs],
@@ -135,7 +137,8 @@ def main() -> None:
     parser.add_argument("--draw", action="store_true")
     parser.add_argument("--weights", nargs="+", default=[])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--features", type=int, default=24, help="numbers kept of each cell, see pnnh.analysis.Decoder")
     options = parser.parse_args()
     prefix = "dissipation-trained" if options.weights else "dissipation"
     path = RESULTS / f"{prefix}.json"
@@ -143,7 +146,7 @@ def main() -> None:
         if options.weights:
             nets = trained(options.weights, options.images)
         else:
-            nets = measure([*NAMES, "vgg-like"], options.seeds, options.images)
+            nets = measure(["vgg-like", *NAMES], options.seeds, options.images, options.features)
         seeds = [0] if options.weights else list(range(options.seeds))
         write_text(path, json_text({**evidence(), "seeds": seeds, "nets": nets}))
     draw(json.loads(path.read_text()), prefix)

@@ -1,8 +1,8 @@
 """A linear decoder from a layer's features back to the input, fitted and scored from streamed second moments.
 
 The decoder is local: the picture is cut into a grid of cells, and one linear map, the same for all cells, goes from the
-features in a cell and around it to the cell's patch of the picture. Legend: B images, C channels, g cells a side, P = g * g,
-D sketched features of a cell with its neighbours, T numbers that describe a patch, R draws of the noise floor.
+features in a cell and around it to the cell's patch of the picture. Legend: B images, C channels, g cells a side,
+P = g * g, D sketched features of a cell with its neighbours, T numbers that describe a patch, R draws of the floor.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Decoder:
         return Decoder(view, grid, self.features, self.components, self.ridges)
 
     def cells(self, size: int) -> int:
-        """Cells along an axis of `size` feature positions: the least divisor of the view that is enough, at most `grid`."""
+        """Cells along an axis of `size` positions: the least divisor of the view that is enough, at most `grid`."""
         return min((d for d in range(1, self.grid + 1) if self.view % d == 0 and d >= min(size, self.grid)), default=1)
 
 

@@ -28,10 +28,11 @@ FLOOR_WIDTH = 2.0  # the floor's band is its mean +- so many standard deviations
 class Layer:
     """One activation call. Shares lie in [0, 1]; NaN stands for what could not be measured.
 
-    survival: share of positive inputs; dead: share of units never positive over all images; effective_rank: of the sketched
-    features (at most rank_limit); cka, r2, psnr (dB), ssim: to the input, each with its noise floor and the floor's upper
-    edge (`_high`); cosine: mean correlation of the features of two images; gradient: norm at the features; growth: that
-    norm over the next layer's. theory_*: the matching row of `pnnh.theory`, agrees: measured within 3 standard errors.
+    survival: share of positive inputs; dead: share of units never positive over all images; effective_rank: of the
+    sketched features (at most rank_limit); cka, r2, psnr (dB), ssim: to the input, each with its noise floor and the
+    floor's upper edge (`_high`); cosine: mean correlation of the features of two images; gradient: norm at the
+    features; growth: that norm over the next layer's. theory_*: the matching row of `pnnh.theory`; agrees: the measured
+    values lie within 3 standard errors of it.
     """
 
     depth: int
@@ -74,8 +75,8 @@ class Dissipation:
     """The diagnosis of one model.
 
     pictures: [layers, P, C, V, V] what each layer's decoder reads back of the first P originals [P, C, V, V];
-    correlation: [layers, BINS] mean correlation of the features of image pairs, by the pair's input correlation (bins over
-    [-1, 1], NaN where no pair fell); settings: how it was measured.
+    correlation: [layers, BINS] mean correlation of the features of image pairs, by the pair's input correlation (bins
+    over [-1, 1], NaN where no pair fell); settings: how it was measured.
     """
 
     model: str
@@ -92,11 +93,11 @@ class Dissipation:
 
     @property
     def dissipation_depth(self) -> int | None:
-        """`crossing("r2")`: the depth at which no linear decoder reads the input back any better than unrelated pictures."""
+        """`crossing("r2")`: from here on a linear decoder reads the input no better than unrelated pictures."""
         return self.crossing("r2")
 
     def crossing(self, measure: str) -> int | None:
-        """The first depth from which on no layer's `measure` (r2, cka, psnr, ssim) rises above its noise floor; else None.
+        """The first depth from which on no layer's `measure` (r2, cka, psnr, ssim) rises above its floor; else None.
 
         A layer beside the trunk (squeeze and excitation) that reads little is no crossing while later layers read more.
         """
@@ -130,12 +131,13 @@ def diagnose(
 
     Args:
         model: any module that takes a batch of images (or of vectors); it is left exactly as found.
-        images: [N, C, H, W] or [N, D], N >= 8, or an iterable of such batches (labels in tuples are ignored); cast to the
-            model's device and dtype.
-        training: run in train or eval mode; None runs as found. Untrained nets with batch norm are only normalised in train
-            mode, by each batch's statistics.
-        batch_size: images a forward pass; also the images on which the gradient of a random readout of the output is taken.
-        decoder: how layers are read back; draws: unrelated pairings behind the noise floor; pictures: read back to be shown.
+        images: [N, C, H, W] or [N, D], N >= 8, or an iterable of such batches (labels in tuples are ignored); cast to
+            the model's device and dtype.
+        training: run in train or eval mode; None runs as found. Untrained nets with batch norm are only normalised in
+            train mode, by each batch's statistics.
+        batch_size: images a forward pass; the gradient of a random readout of the output is taken on the first batch.
+        decoder: how layers are read back; draws: unrelated pairings behind the noise floor.
+        pictures: how many are kept as read back; gradient: whether to run backward; seed: of everything random here.
 
     Raises:
         UsageError: too few, wrong or non-finite images; no activation ran. RunError: the model raised, or an activation
@@ -187,8 +189,8 @@ def _measure(model: nn.Module, images: Tensor, stream: list[Batch], targets: Tar
     seen = {key: tally for key, tally in tallies.items() if tally.shape}
     if not seen:
         raise UsageError(
-            f"no activation function ran inside {type(model).__name__}: only calls through torch's own functions and modules "
-            "are seen, not ScriptModules or custom kernels"
+            f"no activation function ran inside {type(model).__name__}: only calls through torch's own functions and "
+            "modules are seen, not ScriptModules or custom kernels"
         )
     return seen
 
@@ -222,7 +224,7 @@ def _read_back(model, images: Tensor, stream: list[Batch], targets: Targets, rea
 
 
 def _gradients(model: nn.Module, images: Tensor, seed: int) -> dict[tuple, float]:
-    """Norm of the gradient of a random readout of the output at every activation's output; {} if there is no gradient."""
+    """Norm of the gradient of a random readout of the output at every activation's output; {} without a gradient."""
     norms: dict[tuple, float] = {}
 
     def see(call: Call) -> None:
@@ -246,6 +248,7 @@ def _layer(depth: int, tally: Tally, readout: Readout | None, alike, gradient: f
     covariance = tally.covariance()
     cka, cka_draws = tally.cka()
     noise = [measures.psnr(mse, value_range) for mse in readout.mse_draws.tolist()] if readout else []
+    nothing = torch.tensor([])
     seen = tally.correlation.sum(1)
     return Layer(
         depth=depth,
@@ -259,7 +262,7 @@ def _layer(depth: int, tally: Tally, readout: Readout | None, alike, gradient: f
         effective_rank=measures.effective_rank(covariance),
         rank_limit=len(covariance),
         **_with_floor("cka", cka, cka_draws),
-        **_with_floor("r2", readout.r2 if readout else NAN, readout.r2_draws if readout else torch.tensor([])),
+        **_with_floor("r2", readout.r2 if readout else NAN, readout.r2_draws if readout else nothing),
         **_with_floor("psnr", measures.psnr(readout.mse, value_range) if readout else NAN, torch.tensor(noise)),
         **_with_floor(
             "ssim", NAN if alike is None else alike[0].item(), torch.tensor([]) if alike is None else alike[1:]
@@ -277,29 +280,19 @@ def _with_floor(measure: str, value: float, draws: Tensor) -> dict[str, float]:
 
 
 def _theory(tally: Tally, units: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
-    """The theory columns. Units are independent given the layer's input, so they give the measurement's standard error."""
+    """The theory columns. Units are independent given the layer's input: they give the measurement's standard error."""
     known = [p for p in tally.predictions if p is not None]
     if len(known) != len(tally.predictions):
         nothing = dict.fromkeys(("theory_mean", "theory_variance", "theory_survival", "bound", "theory_growth"), NAN)
-        return {
-            "theory": "",
-            **nothing,
-            "agrees": None,
-            "caveat": "no row of the theory matches how this input was made",
-        }
-    mean, survival, bound = (
-        sum(v) / len(known) for v in zip(*((p.response.mean, p.survival, p.bound) for p in known), strict=True)
-    )
-    square = sum(p.response.variance + p.response.mean**2 for p in known) / len(known)
-    agrees = (
-        all(
-            abs(values.mean().item() - value) <= 3 * values.std().item() / math.sqrt(len(values)) + slack
-            for values, value, slack in zip(
-                units, (mean, square, survival), (1e-4 * square**0.5, 1e-3 * square, 1e-3), strict=True
-            )
-        )
-        if len(units[0]) > 1
-        else None
+        return {"theory": "", **nothing, "agrees": None, "caveat": "no row of the theory matches how this was made"}
+    responses = [p.response for p in known]
+    mean = sum(r.mean for r in responses) / len(known)
+    square = sum(r.variance + r.mean**2 for r in responses) / len(known)
+    survival, bound = sum(p.survival for p in known) / len(known), sum(p.bound for p in known) / len(known)
+    expected, slack = (mean, square, survival), (1e-4 * square**0.5, 1e-3 * square, 1e-3)
+    agrees = all(
+        abs(values.mean().item() - value) <= 3 * values.std().item() / math.sqrt(len(values)) + room
+        for values, value, room in zip(units, expected, slack, strict=True)
     )
     first: Prediction = known[0]
     uniform = first.row == "normalised" and tally.op == "relu" and first.response.variance > 0
@@ -311,7 +304,7 @@ def _theory(tally: Tally, units: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any
         "theory_survival": survival,
         "bound": bound,
         "theory_growth": math.sqrt(theory.chi(shift)) if uniform else NAN,
-        "agrees": agrees,
+        "agrees": agrees if len(units[0]) > 1 else None,
         "caveat": first.caveat,
     }
 

@@ -27,11 +27,11 @@ def as_images(images: Tensor | Iterable) -> Tensor:
     shape = list(images.shape)
     if images.dim() not in (2, 4):
         raise UsageError(
-            f"images have shape {shape}; they must be [N, C, H, W] (or [N, D]), so a single image is image[None]"
+            f"images have shape {shape}; they must be [N, C, H, W] (or [N, D]): a single image is image[None]"
         )
     if len(images) < LEAST:
         raise UsageError(
-            f"{len(images)} image(s) given; a diagnosis needs at least {LEAST}: half to fit, half to score"
+            f"{len(images)} image(s) given; a diagnosis needs at least {LEAST}, half to fit and half to score"
         )
     images = images.detach() if images.is_floating_point() else images.float() / 255
     broken = [i for i, image in enumerate(images) if not image.isfinite().all()]
@@ -43,14 +43,14 @@ def as_images(images: Tensor | Iterable) -> Tensor:
 
 
 def view(images: Tensor, decoder: Decoder) -> Tensor:
-    """What is read back: [N, C, V, V], the images averaged down to the decoder's view; vectors [N, D] as [N, D, 1, 1]."""
+    """What is read back: [N, C, V, V], images averaged down to the decoder's view; vectors [N, D] as [N, D, 1, 1]."""
     if images.dim() == 2:
         return images[:, :, None, None].float().cpu()
     return F.adaptive_avg_pool2d(images.float(), decoder.view).cpu()
 
 
 def batches(images: Tensor, batch_size: int, draws: int, seed: int) -> Iterator[Batch]:
-    """Batches of nearly equal size, each image with `draws` unrelated partners of its own half (even or odd numbers)."""
+    """Batches of nearly equal size, each image with `draws` unrelated partners of its half (even or odd numbers)."""
     generator = torch.Generator().manual_seed(seed)
     number = torch.arange(len(images))
     partners = number[:, None].repeat(1, 1 + draws)

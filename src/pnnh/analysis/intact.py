@@ -1,4 +1,4 @@
-"""Leave a model exactly as found: buffers, mode of every module, random state. Gradients are never asked for in its name."""
+"""Leave a model exactly as found: buffers, mode of every module, random state, gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which row of the theory a pre-activation falls under, followed from call to call: plain, normalised, or a sum of such."""
+"""Which row of the theory a pre-activation falls under, followed from call to call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pnnh.analysis.probe import Call
 
 @dataclass(frozen=True)
 class Prediction:
-    """What theory says of a response. `row`: plain, residual or normalised; `caveat`: an assumption seen not to hold."""
+    """What theory says of a response. `row`: plain, residual, normalised; `caveat`: an assumption seen not to hold."""
 
     row: str
     response: theory.Response
@@ -100,7 +100,7 @@ def _response(mean: float, variance: float) -> theory.Response:
 def _linear(
     dims: int, input: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups=1
 ) -> Prediction:
-    """The plain row: zero-mean independent weights of this variance on an input of this second moment, padding counted."""
+    """The plain row: independent weights of this variance on an input of this second moment, padding counted."""
     square = input.float().square()
     if dims == 0:
         q = square.mean().item()
@@ -113,7 +113,7 @@ def _linear(
     fan_in = math.prod(weight.shape[1:])
     values = weight.float()
     gain = fan_in * values.square().mean().item()
-    response = theory.plain(0.0, q, gain) if math.isfinite(q) else theory.Response(0.0, 0.0)
+    response = theory.plain(0.0, q, gain) if math.isfinite(q * gain) else theory.Response(0.0, 0.0)
     if bias is not None:
         response = response + _moments(bias)
     centred = values.mean().abs() <= 4 * values.std(correction=0) / math.sqrt(values.numel()) + 1e-12

@@ -36,7 +36,7 @@ def cosines(k: Tensor) -> Tensor:
 
 
 def effective_rank(covariance: Tensor) -> float:
-    """exp(entropy of the normalised eigenvalues) (Roy and Vetterli 2007): 1 for a line, D for a ball; 0 for no variance."""
+    """exp(entropy of the normalised eigenvalues) (Roy and Vetterli 2007): 1 for a line, D for a ball, 0 for a point."""
     values = torch.linalg.eigvalsh(covariance.double()).clamp(min=0)
     if values.sum() <= 0:
         return 0.0

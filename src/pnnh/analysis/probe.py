@@ -1,4 +1,4 @@
-"""See every activation of any model while it runs, whether a module or a function, with the path of the module it is in."""
+"""See every activation of any model while it runs, module or function, with the path of the module it is in."""
 
 from __future__ import annotations
 
@@ -15,34 +15,11 @@ from torch.overrides import TorchFunctionMode
 
 from pnnh import _tree
 
-RECTIFIERS = [
-    "relu",
-    "relu6",
-    "hardtanh",
-    "gelu",
-    "silu",
-    "mish",
-    "hardswish",
-    "elu",
-    "selu",
-    "celu",
-    "leaky_relu",
-    "prelu",
-    "rrelu",
-    "threshold",
-]
-OTHERS = [
-    "sigmoid",
-    "hardsigmoid",
-    "tanh",
-    "softplus",
-    "logsigmoid",
-    "softsign",
-    "tanhshrink",
-    "hardshrink",
-    "softshrink",
-    "glu",
-]
+ACTIVATIONS = (
+    *("relu", "relu6", "hardtanh", "gelu", "silu", "mish", "hardswish", "elu", "selu", "celu", "leaky_relu", "prelu"),
+    *("rrelu", "threshold", "sigmoid", "hardsigmoid", "tanh", "softplus", "logsigmoid", "softsign", "tanhshrink"),
+    *("hardshrink", "softshrink", "glu"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +48,10 @@ def probe(
 ) -> Iterator[list[str]]:
     """Within the block, call `see` on every activation that runs inside `model`, in order of execution.
 
-    Nothing is attached to the model: a torch function mode watches the calls, two process-wide module hooks follow the path,
-    and all of them leave with the block, also when the model raises. Compiled models run eagerly meanwhile.
+    Nothing is attached to the model: a torch function mode watches the calls, two process-wide module hooks follow the
+    path, and all of them leave with the block, also when the model raises. Compiled models run eagerly meanwhile.
     `note(function, args, kwargs, result)` is told of every other torch call, for whoever follows the computation.
-    Yields a list whose last element is the path of the module entered last, which names the place when something raises.
+    Yields a list whose last element is the path of the module entered last: the place, when something raises.
     Not seen: code inside ScriptModules and custom kernels.
     """
     names = _tree.paths(model)
@@ -137,7 +114,7 @@ def activation(func: Callable, args: tuple, kwargs: dict) -> str | None:
 def _functions() -> dict[Callable, str]:
     """Every spelling in torch, torch.Tensor and torch.nn.functional of each activation, in place ones too."""
     table = {}
-    spellings = {name: name for name in RECTIFIERS + OTHERS} | {"clamp": "clamp", "clamp_min": "clamp", "clip": "clamp"}
+    spellings = {name: name for name in ACTIVATIONS} | {"clamp": "clamp", "clamp_min": "clamp", "clip": "clamp"}
     for name, op in spellings.items():
         for home in (torch, Tensor, F, torch._C._nn):
             for spelling in (name, name + "_"):

@@ -1,6 +1,6 @@
 """What is kept of one layer while batches stream by: sums, never activations.
 
-Legend: B images of a batch, C units (channels), S positions, g cells a side, R draws of the noise floor, T as in decoder.
+Legend: B images of a batch, C units (channels), S positions, g cells a side, R draws of the noise floor.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ BINS = 20  # of input correlation, over [-1, 1]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """index [B]: which images; partners [B, 1 + R]: each one itself, then R unrelated ones of its half; gram [B, B] of the
-    inputs; shuffles [R, B]: the batch in unrelated orders; size (H, W) of the images."""
+    """Images of one forward pass.
+
+    index [B]: which ones; partners [B, 1 + R]: each one itself, then R unrelated ones of its half; gram [B, B] of the
+    inputs; shuffles [R, B]: the batch in unrelated orders; size: (H, W) of the images.
+    """
 
     index: Tensor
     partners: Tensor

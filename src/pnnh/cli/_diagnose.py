@@ -17,7 +17,21 @@ from pnnh.analysis import Dissipation, diagnose
 from pnnh.cli._model import load_model
 from pnnh.report.dissipation import dissipation_page, reading
 
-COLUMNS = ("depth", "layer", "op", "survival", "bound", "dead", "r2", "r2_high", "cka", "cka_high", "growth", "theory", "agrees")
+COLUMNS = (
+    "depth",
+    "layer",
+    "op",
+    "survival",
+    "bound",
+    "dead",
+    "r2",
+    "r2_high",
+    "cka",
+    "cka_high",
+    "growth",
+    "theory",
+    "agrees",
+)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
 
 
@@ -61,7 +75,7 @@ def _from_data(spec: str, shape: tuple[int, int, int], num: int, seed: int) -> T
 
 
 def _from_folder(folder: Path, shape: tuple[int, int, int], num: int) -> Tensor:
-    """The first `num` image files below `folder`, by name: centre-cropped, resized, normalised by their own statistics."""
+    """The first `num` image files below `folder`: cropped to the middle, resized, normalised by their statistics."""
     import numpy
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -105,7 +119,9 @@ def write(found: Sequence[Dissipation], out: Path) -> list[Path]:
     ]
     rows = [row for diagnosis in found for row in diagnosis.rows()]
     return [
-        report.write_text(out / "diagnosis.json", report.json_text({"command": command, "versions": versions, "models": nets})),
+        report.write_text(
+            out / "diagnosis.json", report.json_text({"command": command, "versions": versions, "models": nets})
+        ),
         report.write_text(out / "diagnosis.csv", report.csv_text(rows)),
         report.write_text(out / "diagnosis.html", report.html(dissipation_page(found, evidence))),
     ]
@@ -114,4 +130,6 @@ def write(found: Sequence[Dissipation], out: Path) -> list[Path]:
 def _measured(diagnosis: Dissipation) -> str:
     settings = diagnosis.settings
     shape = "x".join(map(str, settings["image_shape"]))
-    return f"{diagnosis.model}: {settings['images']} images of {shape}, {settings['mode']} mode, seed {settings['seed']}"
+    return (
+        f"{diagnosis.model}: {settings['images']} images of {shape}, {settings['mode']} mode, seed {settings['seed']}"
+    )

@@ -1,4 +1,4 @@
-"""The figures and the page of a diagnosis. A *net* is (name, rows), a row per layer; `measure_std` in a row draws a band."""
+"""The figures and the page of a diagnosis. A *net* is (name, rows), a row a layer; `measure_std` draws a band."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _lines(axes, nets: Sequence[Net], measure: str, floor: bool) -> None:
             axes.fill_between(depth, 2 * middle - high, high, color="#8a97a5", alpha=0.35, linewidth=0)
     if floor:
         axes.fill_between([], [], color="#8a97a5", alpha=0.35, label="noise floor")
-    axes.set_xlabel("activations crossed")
+    axes.set_xlabel("activation, in order of execution")
 
 
 def information(nets: Sequence[Net]) -> str:
@@ -57,7 +57,7 @@ def survival(nets: Sequence[Net]) -> str:
             axes.fill_between(
                 depth, 0, _column(rows, "bound"), color=colour, alpha=0.15, linewidth=0, label="below the bound"
             )
-            axes.set(title=name, ylim=(0, 1.02), xlabel="activations crossed")
+            axes.set(title=name, ylim=(0, 1.02), xlabel="activation, in order of execution")
         figure.axes[0][0].set_ylabel("share of positive responses")
         figure.axes[0][0].legend(loc="lower left", fontsize=8)
     return figure.svg
@@ -72,13 +72,13 @@ def gradient(nets: Sequence[Net]) -> str:
             known = norm[np.isfinite(norm)]
             if len(known):
                 figure.axes.semilogy(_column(rows, "depth"), norm / known[-1], color=colour, label=name)
-        figure.axes.set(title="Gradient, relative to the last layer's", xlabel="activations crossed")
+        figure.axes.set(title="Gradient, relative to the last layer's", xlabel="activation, in order of execution")
         figure.axes.legend()
     return figure.svg
 
 
 def correlations(nets: Sequence[Net], maps: Sequence[Any]) -> str:
-    """Correlation of two images' features against that of the images, a line per layer from early (light) to late (dark)."""
+    """Correlation of two images' features against that of the images; a line a layer, from early (light) to late."""
     from matplotlib import colormaps
 
     with draw(len(nets), width=max(4.2, min(9.2, 3.3 * len(nets))), height=3.2, sharey=True, squeeze=False) as figure:
@@ -96,7 +96,7 @@ def correlations(nets: Sequence[Net], maps: Sequence[Any]) -> str:
 
 
 def read_back(originals, nets: Sequence[Net], pictures: Sequence[Any], steps: int = 9) -> str:
-    """Pictures [P, C, V, V] beside what successive layers of each net still tell of them ([layers, P, C, V, V] a net)."""
+    """Pictures [P, C, V, V] beside what layers of each net still tell of them ([layers, P, C, V, V] a net)."""
     originals = np.asarray(originals, dtype=float)
     if originals.shape[-1] < 4:
         return ""
@@ -149,8 +149,8 @@ def dissipation_page(diagnoses: Sequence[Any], evidence: Sequence[str]) -> Page:
         Section(
             "What each layer can still tell of the picture",
             svgs=[pictures] if pictures else [],
-            caption="The best linear decoder from a layer's features, fitted on other images; the number is the count of "
-            "activations crossed. A grey average means: nothing left."
+            caption="The best linear decoder from a layer's features, fitted on other images; the numbers count "
+            "activations. A grey average means: nothing left."
             if pictures
             else "The inputs are no pictures.",
         ),
