@@ -1,0 +1,159 @@
+"""The main job on very small nets: rows, resuming, processes, the report's sentences; nothing here trains for long."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from pnnh import recipes
+from pnnh._errors import UsageError
+from pnnh.cli import main
+from pnnh.cli._compare import numbers, words
+from pnnh.recipes import comparison
+from pnnh.report.comparison import comparison_page, reading
+from pnnh.report.page import html
+from pnnh.train import Recipe
+
+
+@pytest.fixture
+def plan():
+    recipe = Recipe(epochs=1, batch_size=32)
+    return recipes.Comparison("digits", recipe, methods=("plain", "pnnh"), depths=(8,), image_size=8, limit=64)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_cells_are_the_product_and_keys_follow_the_settings(plan):
+    assert [cell.name for cell in plan.cells()] == ["plain-8-0", "pnnh-8-0"]
+    other = recipes.Comparison("digits", Recipe(epochs=2, batch_size=32), depths=(8,), image_size=8, limit=64)
+    assert other.key() != plan.key()
+
+
+def test_unknown_methods_and_depths_are_refused():
+    with pytest.raises(UsageError, match="unknown method 'vgg'; choose from plain, residual, pnnh"):
+        recipes.Comparison("digits", Recipe(), methods=("vgg",))
+    with pytest.raises(UsageError, match="depth 21 must be 6n"):
+        recipes.Comparison("digits", Recipe(), depths=(21,))
+    with pytest.raises(UsageError, match="at least one"):
+        recipes.Comparison("digits", Recipe(), seeds=())
+
+
+def test_a_depth_that_is_not_registered_is_built_and_recorded():
+    model, spec = recipes.build("pnnh", 38, num_classes=10, in_chans=1)
+    assert model.depth == 38
+    again = comparison.timm.create_model(spec["name"], **spec["kwargs"])
+    assert [p.shape for p in again.parameters()] == [p.shape for p in model.parameters()]
+
+
+def test_finished_rows_are_reused_and_rows_of_other_settings_are_not(plan, tmp_path, monkeypatch):
+    first = list(recipes.run(plan, device="cpu", out=tmp_path))
+    monkeypatch.setattr(comparison, "train", lambda *_, **__: pytest.fail("a finished row was trained again"))
+    assert list(recipes.run(plan, device="cpu", out=tmp_path)) == first
+    (tmp_path / "rows" / "plain-8-0.json").write_text("{half a ro")
+    assert comparison.finished(tmp_path / "rows" / "plain-8-0.json", plan) is None
+    changed = recipes.Comparison("digits", Recipe(epochs=3), methods=("pnnh",), depths=(8,), image_size=8, limit=64)
+    assert comparison.finished(tmp_path / "rows" / "pnnh-8-0.json", changed) is None
+
+
+def test_two_processes_give_the_rows_of_one(plan, tmp_path):
+    told = []
+    one = list(recipes.run(plan, device="cpu", out=tmp_path / "one"))
+    two = list(
+        recipes.run(plan, device="cpu", out=tmp_path / "two", jobs=2, tell=lambda cell, event: told.append(cell.name))
+    )
+    assert sorted(told) == ["plain-8-0", "pnnh-8-0"]
+    volatile = {"seconds", "images_per_second", "curve"}
+    by_method = {row["method"]: {k: v for k, v in row.items() if k not in volatile} for row in two}
+    for row in one:
+        assert by_method[row["method"]] == {k: v for k, v in row.items() if k not in volatile}
+
+
+def test_survival_of_a_chain_of_relus_is_counted_in_call_order(plan):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, x):
+            alive = torch.relu(self.weight * x.abs() + 1)
+            return torch.relu(-alive)
+
+    assert recipes.survival(Net(), plan.load()) == [1.0, 0.0]
+
+
+def test_summary_is_mean_and_sample_deviation_over_seeds():
+    cell = {"method": "pnnh", "depth": 8, "num_params": 10, "macs": 20, "images_per_second": 5.0}
+    (row,) = recipes.summary([cell | {"test_accuracy": a} for a in (0.90, 0.92, 0.94)])
+    assert row == {
+        "method": "pnnh",
+        "depth": 8,
+        "params": 10,
+        "macs": 20,
+        "test_%": 92.0,
+        "std": 2.0,
+        "n": 3,
+        "img/s": 5,
+    }
+
+
+def table(plain, residual, pnnh, depth=56, n=1, std=None):
+    sizes = {"plain": 100, "residual": 100, "pnnh": 44}
+    scores = {"plain": plain, "residual": residual, "pnnh": pnnh}
+    return [
+        {
+            "method": m,
+            "depth": depth,
+            "params": sizes[m],
+            "macs": 10,
+            "test_%": scores[m],
+            "std": std,
+            "n": n,
+            "img/s": 1,
+        }
+        for m in scores
+    ]
+
+
+def test_the_reading_follows_the_numbers():
+    lines = " ".join(reading(table(60.0, 98.0, 99.5)))
+    assert "PNNH reaches 99.5 %, 1.5 points above its residual twin (98.0 %), with 0.44 times the parameters" in lines
+    assert "the plain net fails to follow: 60.0 %, 39.5 points short" in lines
+    assert "one seed each" in lines
+    turned = " ".join(reading(table(99.0, 98.0, 90.0, n=3, std=1.0)))
+    assert "8.0 points below" in turned
+    assert "keeps up: 99.0 %, 1.0 points ahead" in turned
+    assert "-8.00 +- 0.82" in turned
+    deeper = reading(table(90.0, 90.0, 90.0, depth=20) + table(50.0, 90.2, 95.0))
+    assert "From depth 20 to 56 the plain net loses 40.0 points." in deeper
+    assert "From depth 20 to 56 the residual net neither gains nor loses: 0.2 points." in deeper
+
+
+def test_command_writes_results_and_a_self_contained_report(tmp_path, capsys):
+    sizes = "--depths 8 --epochs 1 --image-size 8 --limit 64 --jobs 1"
+    arguments = ["compare", "--methods", "plain,pnnh", "--device", "cpu", *sizes.split(), "--out"]
+    assert main([*arguments, str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [row["method"] for row in results["rows"]] == ["plain", "pnnh"]
+    needed = {"method", "depth", "seed", "num_params", "macs", "test_accuracy", "train_accuracy", "images_per_second"}
+    assert needed <= set(results["rows"][0])
+    assert {"command", "versions", "device", "code_version", "date", "settings", "data"} <= set(results)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert not re.findall(r"(?:src|href)=\"https?:", page)
+    assert "<script" not in page
+    assert page == html(comparison_page(results))
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_arguments_are_lists_without_repetition():
+    assert words("plain, pnnh,plain") == ("plain", "pnnh")
+    assert numbers("depths", "20,56") == (20, 56)
+    with pytest.raises(UsageError, match="depths '20,deep' must be whole numbers"):
+        numbers("depths", "20,deep")
