@@ -2,8 +2,8 @@
 
     python results/scripts/deploy_cifar.py CHECKPOINT ... [--data cifar10] [--rounds 20]
 
-For each checkpoint folder: fusing on all test images (argmax agreement), float32 and int8 accuracy of the ONNX files, the
-worst signal-to-quantisation-noise ratio, planned peak activation memory, and the latency of the fused ONNX file in
+For each checkpoint folder: fusing on all test images (argmax agreement), float32 and int8 accuracy of the ONNX files,
+the worst signal-to-quantisation-noise ratio, planned peak activation memory, and the latency of the fused ONNX file in
 onnxruntime (one thread, batch 1 and 32, files interleaved round by round; median of the rounds).
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -74,27 +74,20 @@ def convert(
     refuse_inconvertible(source)
     before = cost_of(model, source, arguments)
     twin, carries = _build(model, arguments, form, dry_run)
+    proof = None if dry_run else compare(model, twin, arguments)
+    twin = twin.to(next(model.parameters(), arguments[0]).dtype)
     like = _like(twin, arguments)
     traced = trace(twin, like)
-    report = Conversion(
-        form,
-        len(certify_trace(source).joins),
-        before,
-        cost_of(twin, traced, like),
-        carries,
-        certify_trace(traced),
-        None,
-    )
-    if dry_run:
+    joins, after, certificate = len(certify_trace(source).joins), cost_of(twin, traced, like), certify_trace(traced)
+    report = Conversion(form, joins, before, after, carries, certificate, proof)
+    if proof is None:
         return None, report
-    proof = compare(model, twin, arguments)
-    if not proof.relative_error <= TOLERANCE or not report.certificate.plain:
+    if not proof.relative_error <= TOLERANCE or not certificate.plain:
         raise RunError(
             f"the twin is not proven: relative error {proof.relative_error:.1e} in float64 (limit {TOLERANCE:.0e}), "
-            f"{report.certificate}; nothing is returned, please report the model"
+            f"{certificate}; nothing is returned, please report the model"
         )
-    dtype = next(model.parameters(), arguments[0]).dtype
-    return twin.to(dtype), replace(report, agreement=proof)
+    return twin, report
 
 
 def _build(model: nn.Module, arguments, form: Form, dry_run: bool) -> tuple[nn.Module, tuple[Carry, ...]]:

@@ -1,0 +1,154 @@
+"""Fusing against a float64 reference, and the exported files against the network in their own runtime."""
+
+import json
+
+import pytest
+import timm
+import torch
+from test_convert import with_statistics
+from torch import nn
+
+import pnnh.models  # noqa: F401
+from pnnh._errors import UsageError
+from pnnh.certify import certify
+from pnnh.convert import export, fuse, quantise
+from pnnh.convert.quantise import sqnr
+from pnnh.layers import FrozenDirac, PerLayerCoder, Pipelined, PlainOptions
+
+
+def net(name="pnnh_resnet_tiny", **kwargs):
+    torch.manual_seed(0)
+    return with_statistics(timm.create_model(name, **kwargs))
+
+
+VARIANTS = {
+    "default": {},
+    "pipelined": {"form": Pipelined()},
+    "own coders": {"options": PlainOptions(coder=PerLayerCoder())},
+    "frozen, pipelined": {"form": Pipelined(), "options": PlainOptions(coder=FrozenDirac())},
+    "groups": {"learner_ratio": 0.5, "options": PlainOptions(groups=2)},
+    "dilated": {"options": PlainOptions(dilation=2)},
+    "1 x 1": {"options": PlainOptions(kernel_size=1)},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_plain_layer_folds_to_one_convolution(name):
+    model = net(**VARIANTS[name])
+    fused = fuse(model)
+    assert fused.fusion.relative_error <= 1e-12
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in fused.modules())
+    assert convolutions == certify(model, torch.zeros(2, 3, 32, 32)).depth == 7
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # the source is as it was
+
+
+def test_depth_56_folds_to_rounding():
+    fusion = fuse(net("pnnh_resnet56"), torch.randn(16, 3, 32, 32)).fusion
+    assert fusion.relative_error <= 1e-9
+    assert fusion.rounding_fused <= 2 * fusion.rounding_unfused
+    assert fusion.argmax == 1
+
+
+def test_a_foreign_model_with_our_stages_and_timms_blocks_fold():
+    foreign = nn.Sequential(net().stages, nn.Flatten(), nn.Linear(16 * 4, 3)).eval()
+    assert fuse(foreign, torch.randn(2, 4, 8, 8)).fusion.folded == ("0.0", "0.1", "0.2")
+    repvgg = with_statistics(timm.create_model("repvgg_a0", num_classes=3))
+    assert fuse(repvgg, torch.randn(2, 3, 32, 32)).fusion.relative_error <= 1e-9
+
+
+def test_shared_stage_is_folded_once():
+    stage = net().stages[0]
+    twice = nn.ModuleDict({"a": stage, "b": stage})
+
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stages = twice
+
+        def forward(self, x):
+            return self.stages["b"](self.stages["a"](x))
+
+    fused = fuse(Twice().eval(), torch.randn(2, 4, 8, 8))
+    assert fused.stages["a"] is fused.stages["b"]
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: net().train(), "train mode"),
+        (lambda: timm.create_model("pnnh_resnet_tiny").eval(), "never seen data"),
+        (lambda: nn.Sequential(nn.Linear(3, 3)).eval(), "does not tell its input size"),
+        (lambda: net(options=PlainOptions(norm=lambda width: nn.GroupNorm(1, width))), "GroupNorm cannot be folded"),
+    ],
+)
+def test_fuse_refuses_in_one_line(make, reason):
+    with pytest.raises(UsageError, match=reason) as caught:
+        fuse(make())
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_to_fold_is_refused():
+    with pytest.raises(UsageError, match="nothing to fold"):
+        fuse(nn.Sequential(nn.Linear(3, 3)).eval(), torch.randn(2, 3))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_onnx_of_a_plain_net_is_a_bare_chain_at_any_batch_size(tmp_path):
+    done = export(net(), torch.randn(2, 3, 32, 32), tmp_path / "net.onnx", labels=["a", "b"])
+    assert set(done.op_types) <= {"Conv", "Relu", "ReduceMean", "GlobalAveragePool", "Flatten", "Reshape", "Gemm"}
+    assert done.op_types["Conv"] == done.op_types["Relu"] == 7
+    assert done.plain
+    assert done.chain
+    assert done.worst.relative_error <= 1e-5
+    facts = json.loads((tmp_path / "net.onnx.json").read_text())
+    assert facts["sha256"] == done.sha256
+    assert facts["labels"] == ["a", "b"]
+    assert facts["preprocessing"]["mean"] == [0.4914, 0.4822, 0.4465]
+
+
+def test_a_residual_net_exports_and_is_not_called_a_chain(tmp_path):
+    done = export(net("cifar_resnet_tiny"), torch.randn(2, 3, 32, 32), tmp_path / "net.onnx")
+    assert (done.plain, done.chain, done.op_types["Add"]) == (False, False, 3)
+
+
+def test_pt2_runs_at_other_batch_sizes(tmp_path):
+    done = export(net(), torch.randn(2, 3, 32, 32), tmp_path / "net.pt2")
+    assert done.worst.relative_error <= 1e-5
+
+
+def test_export_refuses(tmp_path):
+    with pytest.raises(UsageError, match=r"ends in \.tflite"):
+        export(net(), torch.randn(2, 3, 32, 32), tmp_path / "net.tflite")
+    with pytest.raises(UsageError, match="batch of 2"):
+        export(net(), torch.randn(1, 3, 32, 32), tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match="train mode"):
+        export(net().train(), torch.randn(2, 3, 32, 32), tmp_path / "net.onnx")
+
+
+def test_int8_is_smaller_and_close_layer_by_layer(tmp_path):
+    images = torch.randn(32, 3, 32, 32)
+    export(net("pnnh_resnet20"), images, tmp_path / "net.onnx")
+    done = quantise(tmp_path / "net.onnx", tmp_path / "net.int8.onnx", images)
+    assert done.bytes_after < 0.4 * done.bytes_before
+    assert len(done.layers) == 20
+    assert done.worst_db > 10
+    with pytest.raises(UsageError, match="too few"):
+        quantise(tmp_path / "net.onnx", tmp_path / "x.onnx", images[:4])
+
+
+def test_sqnr_in_decibels():
+    signal = torch.ones(100).numpy()
+    assert sqnr(signal, signal + 0.1) == pytest.approx(20, abs=1e-4)
+    assert sqnr(signal, signal) == float("inf")
+
+
+def test_openvino_agrees(tmp_path):
+    pytest.importorskip("openvino")
+    from pnnh.convert.edge import to_openvino
+
+    model, example = net(), torch.randn(2, 3, 32, 32)
+    export(model, example, tmp_path / "net.onnx")
+    assert to_openvino(tmp_path / "net.onnx", tmp_path / "net.xml", model, example).relative_error <= 1e-4
