@@ -13,7 +13,7 @@ from pnnh._errors import UsageError
 from pnnh.certify import certify
 from pnnh.convert import export, fuse, quantise
 from pnnh.convert.quantise import sqnr
-from pnnh.layers import FrozenDirac, PerLayerCoder, Pipelined, PlainOptions
+from pnnh.layers import FrozenDirac, PerLayerCoder, PipelinedStage, PlainOptions
 
 
 def net(name="pnnh_resnet_tiny", **kwargs):
@@ -23,9 +23,9 @@ def net(name="pnnh_resnet_tiny", **kwargs):
 
 VARIANTS = {
     "default": {},
-    "pipelined": {"form": Pipelined()},
+    "pipelined": {"form": PipelinedStage},
     "own coders": {"options": PlainOptions(coder=PerLayerCoder())},
-    "frozen, pipelined": {"form": Pipelined(), "options": PlainOptions(coder=FrozenDirac())},
+    "frozen, pipelined": {"form": PipelinedStage, "options": PlainOptions(coder=FrozenDirac())},
     "groups": {"learner_ratio": 0.5, "options": PlainOptions(groups=2)},
     "dilated": {"options": PlainOptions(dilation=2)},
     "1 x 1": {"options": PlainOptions(kernel_size=1)},

@@ -1,4 +1,4 @@
-"""Plain layers: the equations, initial values, sharing, geometry, and that everything that walks a model works on them."""
+"""Plain layers: the equations, initial values, sharing, geometry, and that whatever walks a model works on them."""
 
 import copy
 
@@ -10,13 +10,13 @@ from torch import nn
 from pnnh import layers
 from pnnh.layers.init import dirac_, he_normal_, orthogonal_
 
-FORMS = [layers.Alternating(), layers.Pipelined()]
+FORMS = [layers.AlternatingStage, layers.PipelinedStage]
 CODERS = [layers.LearnedCoder(), layers.FrozenDirac(), layers.FrozenOrthogonal(), layers.PerLayerCoder()]
 
 
 def stage(form=FORMS[0], num_layers=6, stride=1, **options):
     torch.manual_seed(0)
-    return form.stage(3, 8, 4, num_layers, stride=stride, options=layers.PlainOptions(**options))
+    return form(3, 8, 4, num_layers, stride=stride, options=layers.PlainOptions(**options))
 
 
 def images(size=10):
@@ -91,7 +91,7 @@ def test_the_coder_is_owned_once_and_used_by_every_write(form):
         if isinstance(module, layers.CoderConv):
             module.register_forward_hook(lambda _m, args, _o: seen.append(args[1]))
     net(images()).sum().backward()
-    assert len(seen) == (4 if isinstance(form, layers.Alternating) else 7)
+    assert len(seen) == (4 if form is layers.AlternatingStage else 7)
     assert all(kernel is kernels[0] for kernel in seen)
     assert kernels[0].grad.abs().sum() > 0
 

@@ -2,15 +2,13 @@
 
 from pnnh.layers.coder import Coder, CoderChoice, FrozenDirac, FrozenOrthogonal, LearnedCoder, PerLayerCoder
 from pnnh.layers.conv import CoderConv, Learn, LearnerConv, LearnWrite, Write
-from pnnh.layers.stage import Alternating, AlternatingStage, Form, Pipelined, PipelinedStage, PlainOptions, Transition
+from pnnh.layers.stage import AlternatingStage, PipelinedStage, PlainOptions, PlainStage, Transition
 
 __all__ = [
-    "Alternating",
     "AlternatingStage",
     "Coder",
     "CoderChoice",
     "CoderConv",
-    "Form",
     "FrozenDirac",
     "FrozenOrthogonal",
     "Learn",
@@ -18,9 +16,9 @@ __all__ = [
     "LearnedCoder",
     "LearnerConv",
     "PerLayerCoder",
-    "Pipelined",
     "PipelinedStage",
     "PlainOptions",
+    "PlainStage",
     "Transition",
     "Write",
 ]

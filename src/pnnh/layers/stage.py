@@ -3,19 +3,19 @@
 The first layer is the transition, an ordinary plain convolution that makes f and c (and takes stride and widening);
 the last one writes, so that a stage hands on its stream only. In between, by form:
 
-    Alternating   write, (learn, write), (learn, write), ...    the activations of a residual net, one wide tensor alive
-    Pipelined     learn-write, learn-write, ..., write          twice the writes at the same depth, 1 + L/C the memory
+    AlternatingStage   write, (learn, write), (learn, write), ...    the activations of a residual net
+    PipelinedStage     learn-write, learn-write, ..., write          twice the writes at the same depth, more activations
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import cycle
 
 from torch import Tensor, nn
 
-from pnnh.layers.coder import Coder, CoderChoice, LearnedCoder, coders
+from pnnh.layers.coder import CoderChoice, LearnedCoder, coders
 from pnnh.layers.conv import Learn, LearnerConv, LearnWrite, Write
 
 
@@ -64,7 +64,12 @@ class Transition(nn.Module):
         return self.learner(x), self.stream(x)
 
 
-class _Stage(nn.Module):
+class PlainStage(nn.Module):
+    """What both forms have: a transition, the coders, and `num_layers` plain layers in all.
+
+    Subclasses say how many of the layers write (`count_writes`) and build them (`fill`).
+    """
+
     def __init__(
         self,
         in_chans: int,
@@ -72,87 +77,75 @@ class _Stage(nn.Module):
         learner: int,
         num_layers: int,
         *,
-        stride: int,
-        options: PlainOptions,
-        num_writes: int,
+        stride: int = 1,
+        options: PlainOptions = DEFAULT,
     ):
         super().__init__()
         if stream % options.groups or learner % options.groups:
             raise ValueError(
                 f"groups {options.groups} must divide the stream ({stream}) and the learner ({learner}) channels"
             )
+        num_writes = self.count_writes(num_layers)
         shape = (stream, learner // options.groups, options.kernel_size, options.kernel_size)
         self.transition = Transition(in_chans, stream, learner, stride=stride, **options.layer())
         self.coders = coders(options.coder, shape, num_writes)
+        self.fill(stream, learner, num_writes, options)
+        for module in self.modules():
+            if isinstance(module, (Learn, LearnWrite)):
+                nn.init.constant_(module.norm.bias, options.shift)
 
-    def kernels(self):
+    @staticmethod
+    def count_writes(num_layers: int) -> int:
+        raise NotImplementedError
+
+    def fill(self, stream: int, learner: int, num_writes: int, options: PlainOptions) -> None:
+        raise NotImplementedError
+
+    def kernels(self) -> Iterator[Tensor]:
         """The coder kernel of each write in turn: the same tensor every time unless the coder is per layer."""
         return cycle([coder.weight for coder in self.coders])
 
-    def shift_learners(self, shift: float) -> None:
-        for module in self.modules():
-            if isinstance(module, (Learn, LearnWrite)):
-                nn.init.constant_(module.norm.bias, shift)
 
-
-class AlternatingStage(_Stage):
+class AlternatingStage(PlainStage):
     """transition, write, then pairs of learn and write; `num_layers` is even."""
 
-    def __init__(
-        self,
-        in_chans: int,
-        stream: int,
-        learner: int,
-        num_layers: int,
-        *,
-        stride: int = 1,
-        options: PlainOptions = DEFAULT,
-    ):
+    @staticmethod
+    def count_writes(num_layers: int) -> int:
         if num_layers < 2 or num_layers % 2:
             raise ValueError(
                 f"num_layers {num_layers} must be even, at least 2: transition, write, then pairs of learn and write"
             )
-        num_writes = num_layers // 2
-        super().__init__(in_chans, stream, learner, num_layers, stride=stride, options=options, num_writes=num_writes)
-        self.learns = nn.ModuleList(Learn(stream, learner, **options.layer()) for _ in range(num_writes - 1))
-        self.writes = nn.ModuleList(
-            Write(stream, learner, gain=options.gain, **options.layer()) for _ in range(num_writes)
-        )
-        self.shift_learners(options.shift)
+        return num_layers // 2
+
+    def fill(self, stream: int, learner: int, num_writes: int, options: PlainOptions) -> None:
+        layer = options.layer()
+        self.learns = nn.ModuleList(Learn(stream, learner, **layer) for _ in range(num_writes - 1))
+        self.writes = nn.ModuleList(Write(stream, learner, gain=options.gain, **layer) for _ in range(num_writes))
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *rest = zip(self.writes, self.kernels(), strict=False)
+        first, *writes = self.writes
+        kernels = self.kernels()
         f, c = self.transition(x)
-        write, kernel = first
-        c = write(f, c, kernel)
-        for learn, (write, kernel) in zip(self.learns, rest, strict=True):
+        c = first(f, c, next(kernels))
+        for learn, write in zip(self.learns, writes, strict=True):
             f, c = learn(c)
-            c = write(f, c, kernel)
+            c = write(f, c, next(kernels))
         return c
 
 
-class PipelinedStage(_Stage):
+class PipelinedStage(PlainStage):
     """transition, learn-writes, one last write; `num_layers` is at least 2."""
 
-    def __init__(
-        self,
-        in_chans: int,
-        stream: int,
-        learner: int,
-        num_layers: int,
-        *,
-        stride: int = 1,
-        options: PlainOptions = DEFAULT,
-    ):
+    @staticmethod
+    def count_writes(num_layers: int) -> int:
         if num_layers < 2:
             raise ValueError(f"num_layers {num_layers} must be at least 2: a transition and a write")
-        super().__init__(
-            in_chans, stream, learner, num_layers, stride=stride, options=options, num_writes=num_layers - 1
-        )
+        return num_layers - 1
+
+    def fill(self, stream: int, learner: int, num_writes: int, options: PlainOptions) -> None:
         layer = {"gain": options.gain, **options.layer()}
-        self.layers = nn.ModuleList(LearnWrite(stream, learner, **layer) for _ in range(num_layers - 2))
+        self.layers = nn.ModuleList(LearnWrite(stream, learner, **layer) for _ in range(num_writes - 1))
         self.write = Write(stream, learner, **layer)
-        self.shift_learners(options.shift)
 
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.kernels()
@@ -160,31 +153,3 @@ class PipelinedStage(_Stage):
         for layer in self.layers:
             f, c = layer(f, c, next(kernels))
         return self.write(f, c, next(kernels))
-
-
-@dataclass(frozen=True)
-class Alternating:
-    """Layers learn and write in turn."""
-
-    stage = AlternatingStage
-
-
-@dataclass(frozen=True)
-class Pipelined:
-    """Every layer learns, and writes what the layer before it learned."""
-
-    stage = PipelinedStage
-
-
-Form = Alternating | Pipelined
-
-__all__ = [
-    "Alternating",
-    "AlternatingStage",
-    "Coder",
-    "Form",
-    "Pipelined",
-    "PipelinedStage",
-    "PlainOptions",
-    "Transition",
-]

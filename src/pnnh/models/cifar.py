@@ -15,7 +15,7 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
-from pnnh.layers import Alternating, Form, PlainOptions
+from pnnh.layers import AlternatingStage, PlainOptions, PlainStage
 from pnnh.models.baselines import ChainStage, ConvNormAct, ResidualStage
 
 WIDTHS = (16, 32, 64)
@@ -168,16 +168,16 @@ class PnnhResNet(CifarNet):
         widths: tuple[int, int, int] = WIDTHS,
         *,
         learner_ratio: float | None = None,
-        form: Form | None = None,
+        form: type[PlainStage] = AlternatingStage,
         options: PlainOptions | None = None,
         **kwargs,
     ):
         learner_ratio = learner_share(depth) if learner_ratio is None else learner_ratio
         if learner_ratio <= 0:
             raise ValueError(f"learner_ratio {learner_ratio} must be above 0: without a learner nothing is learned")
-        self.learner_ratio, self.form, self.options = learner_ratio, form or Alternating(), options or PlainOptions()
+        self.learner_ratio, self.form, self.options = learner_ratio, form, options or PlainOptions()
         super().__init__(depth, widths, **kwargs)
 
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
         learner = max(1, round(self.learner_ratio * out_chans))
-        return self.form.stage(in_chans, out_chans, learner, num_layers, stride=stride, options=self.options)
+        return self.form(in_chans, out_chans, learner, num_layers, stride=stride, options=self.options)
