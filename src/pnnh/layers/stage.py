@@ -4,7 +4,7 @@ The first layer is the transition, an ordinary plain convolution that makes f an
 the last one writes, so that a stage hands on its stream only. In between, by form:
 
     AlternatingStage   write, (learn, write), (learn, write), ...    the activations of a residual net
-    PipelinedStage     learn-write, learn-write, ..., write          twice the writes at the same depth, more activations
+    PipelinedStage     learn-write, learn-write, ..., write          twice the writes at that depth, more memory
 """
 
 from __future__ import annotations
