@@ -39,7 +39,7 @@ def test_files_and_table(folder, tmp_path, capsys):
     assert [len(net["layers"]) for net in record["models"]] == [2, 2]
     assert record["models"][0]["settings"]["images"] == 10
     assert record["models"][0]["dists"] == "not computed"
-    rows = list(csv.DictReader((out / "diagnosis.csv").open()))
+    rows = list(csv.DictReader((out / "diagnosis.csv").read_text().splitlines()))
     assert [row["layer"] for row in rows] == ["1", "3", "1", "3"]
     page = (out / "diagnosis.html").read_text()
     assert page.count("<svg") == 5
