@@ -1,0 +1,69 @@
+"""Write README.md's result sections and their figures from the records: no number there is typed.
+
+    python results/scripts/readme_figure.py
+
+Between `<!-- record NAME -->` and `<!-- end NAME -->` stands what results/NAME.json (written by `pnnh compare`) says; the
+figure goes to docs/img/NAME.svg. A record that does not exist leaves its section empty.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from pnnh.report.comparison import comparison_page, reading
+from pnnh.report.table import show, write_text
+
+ROOT = Path(__file__).parents[2]
+SECTION = re.compile(r"(<!-- record (\S+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+FIGURES = {"digits-56": "Training curves"}  # record -> the figure of its report that the README shows
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    head = " | ".join(key.replace("_", " ") for key in rows[0])
+    lines = [f"| {head} |", "|" + "---|" * len(rows[0])]
+    return "\n".join(lines + [f"| {' | '.join(show(value) for value in row.values())} |" for row in rows])
+
+
+def text(name: str, record: dict[str, Any]) -> str:
+    """The section of one record: figure, table, what the numbers say, and where they come from."""
+    said = "\n".join(f"- {line}" for line in reading(record["summary"]))
+    data, device = record["data"], record["device"]
+    source = (
+        f"{data['name']}: {data['num_train']:,} images to train and {data['num_test']:,} to test, "
+        f"{record['settings']['recipe']['epochs']} epochs, {device['name']}, torch {record['versions']['torch']}. "
+        f"Record: [results/{name}.json](results/{name}.json), from `{record['command']}`."
+    )
+    figure = f"![{FIGURES[name]}](docs/img/{name}.svg)\n\n" if name in FIGURES else ""
+    return f"\n{figure}{table(record['summary'])}\n\n{said}\n\n{source}\n\n"
+
+
+def load(name: str) -> dict[str, Any] | None:
+    path = ROOT / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def rendered(readme: str) -> str:
+    """`readme` with every marked section written anew."""
+
+    def section(match: re.Match) -> str:
+        record = load(match[2])
+        return match[1] + (text(match[2], record) if record else "") + match[3]
+
+    return SECTION.sub(section, readme)
+
+
+def main() -> None:
+    readme = ROOT / "README.md"
+    write_text(readme, rendered(readme.read_text()))
+    for name, title in FIGURES.items():
+        if record := load(name):
+            (section,) = (section for section in comparison_page(record).sections if section.title == title)
+            write_text(ROOT / "docs" / "img" / f"{name}.svg", section.svgs[0])
+
+
+if __name__ == "__main__":
+    main()
