@@ -124,3 +124,19 @@ def test_the_plain_nets_have_no_shortcut_and_the_residual_has():
         outputs[name] = (a - b).abs().sum().item()
     assert outputs["plain_resnet_tiny"] == 0
     assert outputs["cifar_resnet_tiny"] > 0
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_inference_mode_is_the_form_that_fuse_makes(name):
+    """A fused net's weights load by name into the registry's inference form and give the same logits."""
+    from pnnh.convert import fuse
+
+    torch.manual_seed(0)
+    model = timm.create_model(name)
+    model(torch.randn(8, 3, 16, 16))
+    fused = fuse(model.eval())
+    again = timm.create_model(name, inference_mode=True)
+    again.load_state_dict(fused.state_dict())
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(again(x), fused(x))
+    torch.testing.assert_close(again(x), model(x), rtol=1e-3, atol=1e-4)

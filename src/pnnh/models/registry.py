@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
 
+from pnnh.layers.fold import fold
 from pnnh.models.cifar import CifarNet, CifarResNet, PlainResNet, PnnhResNet
 
 DEPTHS = (20, 32, 44, 56, 110)
@@ -43,16 +45,25 @@ def family_of(name: str) -> type[CifarNet]:
     return next(net for family, net in FAMILIES.items() if name.startswith(family))
 
 
+def folded(module: nn.Module) -> nn.Module:
+    """Fold the stages and conv-norm chains inside `module`, in place: the form that `pnnh.fuse` makes."""
+    for name, child in module.named_children():
+        chain = fold(child)
+        setattr(module, name, folded(child) if chain is None else chain.to(next(child.parameters()).dtype))
+    return module
+
+
 def _register(name: str) -> None:
-    def build(pretrained: bool = False, **kwargs) -> CifarNet:
+    def build(pretrained: bool = False, inference_mode: bool = False, **kwargs) -> CifarNet:
         feature_cfg = {"out_indices": (0, 1, 2), "flatten_sequential": True}
-        return build_model_with_cfg(
+        model = build_model_with_cfg(
             family_of(name), name, pretrained, feature_cfg=feature_cfg, **(SPECS[name] | kwargs)
         )
+        return folded(model).eval() if inference_mode else model
 
     net = family_of(name)
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"{net.__name__} of depth {SPECS[name]['depth']}. {net.__doc__.splitlines()[0]}"
+    build.__doc__ = f"{net.__name__} of depth {SPECS[name]['depth']}; inference_mode=True is its fused form."
     globals()[name] = build
     __all__.append(name)
     register_model(build)
