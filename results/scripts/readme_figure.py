@@ -2,7 +2,7 @@
 
     python results/scripts/readme_figure.py
 
-Between `<!-- record NAME -->` and `<!-- end NAME -->` stands what results/NAME.json (written by `pnnh compare`) says; the
+Between `<!-- record NAME -->` and `<!-- end NAME -->` stands what results/NAME.json (of `pnnh compare`) says; the
 figure goes to docs/img/NAME.svg. A record that does not exist leaves its section empty.
 """
 

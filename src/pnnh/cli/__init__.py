@@ -25,7 +25,7 @@ def _usage() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command. Returns the exit code: 0 done, 1 failed, 2 usage, 130 interrupted; commands may define others."""
+    """Run one command. The exit code: 0 done, 1 failed, 2 usage, 130 interrupted; commands may define others."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(_usage())

@@ -27,7 +27,8 @@ code { background: var(--tint); padding: .1rem .3rem; border-radius: 3px; overfl
 </style></head><body>
 <h1>{{ page.title }}</h1><p class="lead">{{ page.lead }}</p>
 {% for section in page.sections %}<section><h2>{{ section.title }}</h2>
-{% if section.reading %}<ul class="reading">{% for line in section.reading %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
+{% if section.reading %}<ul class="reading">
+{% for line in section.reading %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
 {% for svg in section.svgs %}<figure>{{ svg|safe }}</figure>{% endfor %}
 {% if section.caption %}<p class="note">{{ section.caption }}</p>{% endif %}
 {% if section.rows %}<div class="scroll"><table><thead><tr>
