@@ -199,3 +199,34 @@ def test_shift_starts_the_learners_norms():
     net = stage(shift=1.25, gain=0.2)
     assert all(torch.equal(learn.norm.bias, torch.full((4,), 1.25)) for learn in net.learns)
     assert all(torch.allclose(write.norm.weight, torch.tensor(0.2)) for write in net.writes)
+
+
+def test_distributed_data_parallel_reduces_every_parameter(tmp_path):
+    """One process is enough to see unused or twice-reduced parameters: DDP raises on both."""
+    import torch.distributed as dist
+
+    torch.manual_seed(0)
+    alone, wrapped = stage(), stage()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        parallel = nn.parallel.DistributedDataParallel(wrapped)
+        for net in (alone, parallel):
+            net(images()).square().sum().backward()
+    finally:
+        dist.destroy_process_group()
+    for a, b in zip(alone.parameters(), wrapped.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+def test_depth_solved_shift_raises_survival_of_the_learners():
+    """At initialisation a normed learner with bias b survives with probability Phi(b)."""
+    from pnnh.theory import solve_shift
+
+    shift = solve_shift(56, 1.0)
+    net = stage(shift=shift, num_layers=8)
+    alive = []
+    for learn in net.learns:
+        learn.register_forward_hook(lambda _m, _i, out: alive.append((out[0] > 0).float().mean().item()))
+    net(torch.randn(32, 3, 16, 16))
+    expected = torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(shift)).item()
+    assert alive == pytest.approx([expected] * 3, abs=0.03)

@@ -1,7 +1,7 @@
 """Plain layers: learner, coder and the stages that share it. No layer knows a network."""
 
 from pnnh.layers.coder import Coder, CoderChoice, FrozenDirac, FrozenOrthogonal, LearnedCoder, PerLayerCoder
-from pnnh.layers.conv import CoderConv, Learn, LearnerConv, LearnWrite, Write
+from pnnh.layers.conv import CoderConv, Learn, LearnerConv, PlainConv, Write
 from pnnh.layers.stage import AlternatingStage, PipelinedStage, PlainOptions, PlainStage, Transition
 
 __all__ = [
@@ -12,11 +12,11 @@ __all__ = [
     "FrozenDirac",
     "FrozenOrthogonal",
     "Learn",
-    "LearnWrite",
     "LearnedCoder",
     "LearnerConv",
     "PerLayerCoder",
     "PipelinedStage",
+    "PlainConv",
     "PlainOptions",
     "PlainStage",
     "Transition",

@@ -4,7 +4,7 @@ Legend: f learner features [B, L, H, W]; c the stream (the code kept so far) [B,
 
     Learn      f' = act(norm(learner * c)),  c' = act(c + shift)
     Write                                    c' = act(c + norm(K * f))
-    LearnWrite f' = act(norm(learner * c)),  c' = act(c + norm(K * f))
+    PlainConv  f' = act(norm(learner * c)),  c' = act(c + norm(K * f))
 
 `c +` is the Dirac tap of the layer's linear map: both terms of the sum have crossed the same activations, and the sum
 crosses the next one. f and c stay two tensors, so that nothing is sliced, joined or copied.
@@ -95,8 +95,12 @@ class Write(nn.Module):
         return self.act(c + self.norm(self.conv(f, kernel)))
 
 
-class LearnWrite(nn.Module):
-    """f' = act(norm(learner * c)), c' = act(c + norm(K * f)): reads the stream while the last features are written."""
+class PlainConv(nn.Module):
+    """Both at once: f' = act(norm(learner * c)), c' = act(c + norm(K * f)), called with the coder's kernel K.
+
+    Learner and coder in one linear map of [f; c], norms of its own, one activation. It reads the stream while the
+    features of the layer before are written.
+    """
 
     def __init__(self, stream: int, learner: int, *, gain: float = 0.3, norm=nn.BatchNorm2d, act=nn.ReLU, **geometry):
         super().__init__()

@@ -1,7 +1,7 @@
 """Each plain layer as what it is: one convolution [f; c] -> [f'; c'] of concatenated channels, then one activation.
 
     Transition   W = [F; G]                      Learn   W = [learner; Dirac],  b += shift
-    Write        W = [K, Dirac]                  LearnWrite   W = [0, learner; K, Dirac]
+    Write        W = [K, Dirac]                  PlainConv   W = [0, learner; K, Dirac]
 
 with every norm folded into the rows it follows. Pure functions of the layer: nothing is changed, the result is in the
 dtype it is computed in (float64). Shapes: kernels [O, I, k, k] dense (groups written out), biases [O]. Source: derived.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from pnnh._errors import UsageError
-from pnnh.layers.conv import Learn, LearnWrite, Write
+from pnnh.layers.conv import Learn, PlainConv, Write
 from pnnh.layers.stage import AlternatingStage, PipelinedStage, Transition
 
 Map = tuple[Tensor, Tensor]  # kernel [O, I, k, k], bias [O]
@@ -78,7 +78,7 @@ def write_map(layer: Write, coder: Tensor) -> Map:
     return torch.cat([kernel, dirac(len(kernel), kernel)], dim=1), bias
 
 
-def learn_write_map(layer: LearnWrite, coder: Tensor) -> Map:
+def plain_conv_map(layer: PlainConv, coder: Tensor) -> Map:
     """[f; c] -> [f'; c']."""
     read, read_bias = fold_conv(layer.conv, layer.norm)
     write, write_bias = write_map(layer.write, coder)
@@ -109,7 +109,7 @@ def fold_stage(stage: AlternatingStage | PipelinedStage) -> nn.Sequential:
             chain += [as_conv(write_map(write, next(kernels)), write.conv), _act(write.act)]
     else:
         for layer in stage.layers:
-            chain += [as_conv(learn_write_map(layer, next(kernels)), layer.conv), _act(layer.act, layer.write.act)]
+            chain += [as_conv(plain_conv_map(layer, next(kernels)), layer.conv), _act(layer.act, layer.write.act)]
         chain += [as_conv(write_map(stage.write, next(kernels)), stage.write.conv), _act(stage.write.act)]
     return nn.Sequential(*chain)
 

@@ -4,7 +4,7 @@ The first layer is the transition, an ordinary plain convolution that makes f an
 the last one writes, so that a stage hands on its stream only. In between, by form:
 
     AlternatingStage   write, (learn, write), (learn, write), ...    the activations of a residual net
-    PipelinedStage     learn-write, learn-write, ..., write          twice the writes at that depth, more memory
+    PipelinedStage     plain, plain, ..., write                      twice the writes at that depth, more memory
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import cycle
 from torch import Tensor, nn
 
 from pnnh.layers.coder import CoderChoice, LearnedCoder, coders
-from pnnh.layers.conv import Learn, LearnerConv, LearnWrite, Write
+from pnnh.layers.conv import Learn, LearnerConv, PlainConv, Write
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class PlainStage(nn.Module):
         self.coders = coders(options.coder, shape, num_writes)
         self.fill(stream, learner, num_writes, options)
         for module in self.modules():
-            if isinstance(module, (Learn, LearnWrite)):
+            if isinstance(module, (Learn, PlainConv)):
                 nn.init.constant_(module.norm.bias, options.shift)
 
     @staticmethod
@@ -134,7 +134,7 @@ class AlternatingStage(PlainStage):
 
 
 class PipelinedStage(PlainStage):
-    """transition, learn-writes, one last write; `num_layers` is at least 2."""
+    """transition, PlainConvs, one last write; `num_layers` is at least 2."""
 
     @staticmethod
     def count_writes(num_layers: int) -> int:
@@ -144,7 +144,7 @@ class PipelinedStage(PlainStage):
 
     def fill(self, stream: int, learner: int, num_writes: int, options: PlainOptions) -> None:
         layer = {"gain": options.gain, **options.layer()}
-        self.layers = nn.ModuleList(LearnWrite(stream, learner, **layer) for _ in range(num_writes - 1))
+        self.layers = nn.ModuleList(PlainConv(stream, learner, **layer) for _ in range(num_writes - 1))
         self.write = Write(stream, learner, **layer)
 
     def forward(self, x: Tensor) -> Tensor:
