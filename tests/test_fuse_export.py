@@ -96,8 +96,9 @@ def test_nothing_to_fold_is_refused():
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_onnx_of_a_plain_net_is_a_bare_chain_at_any_batch_size(tmp_path):
-    done = export(net(), torch.randn(2, 3, 32, 32), tmp_path / "net.onnx", labels=["a", "b"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_onnx_of_a_plain_net_is_a_bare_chain_at_any_batch_size(tmp_path, layout):
+    done = export(net().to(memory_format=layout), torch.randn(2, 3, 32, 32), tmp_path / "net.onnx", labels=["a", "b"])
     assert set(done.op_types) <= {"Conv", "Relu", "ReduceMean", "GlobalAveragePool", "Flatten", "Reshape", "Gemm"}
     assert done.op_types["Conv"] == done.op_types["Relu"] == 7
     assert done.plain

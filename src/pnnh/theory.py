@@ -80,7 +80,10 @@ def paper_residual(mean: float, variance: float) -> Response:
 def cantelli(mean: float, variance: float) -> float:
     """Least share of positive values any distribution of this mean and variance can have; 0 (vacuous) for mean <= 0."""
     _require(variance >= 0, "variance", variance, "not negative")
-    return mean**2 / (mean**2 + variance) if mean > 0 else 0.0
+    if mean <= 0:
+        return 0.0
+    ratio = math.sqrt(variance) / mean
+    return 1 / (1 + ratio * ratio)
 
 
 # Chains.

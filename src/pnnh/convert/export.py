@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import logging
@@ -74,7 +75,7 @@ def export(
         raise UsageError(f"{path.name} ends in {path.suffix or 'nothing'}; give a file that ends in .onnx or .pt2")
     if len(arguments) != 1 or len(arguments[0]) < 2:
         raise UsageError("export takes one example tensor with a batch of 2 or more, so that the batch size stays free")
-    net = fused_if_possible(model, arguments[0])
+    net = contiguous(fused_if_possible(model, arguments[0]))
     traced = trace(net, arguments, dynamic_batch=True)
     plain, chain = certify_trace(traced).plain, is_chain(traced)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,10 +98,13 @@ def fused_if_possible(model: nn.Module, example: torch.Tensor) -> nn.Module:
     """`fuse(model)`, or the model itself where nothing folds; train mode is refused either way."""
     if any(module.training for module in model.modules()):
         raise UsageError(f"{type(model).__name__} is in train mode; call .eval() first")
-    import copy
-
     _, folded = fold_all(copy.deepcopy(model).double())
     return fuse(model, example) if folded else model
+
+
+def contiguous(net: nn.Module) -> nn.Module:
+    """A copy with ordinary strides: from channels_last weights (usual after training) the exporter writes gathers."""
+    return copy.deepcopy(net).to(memory_format=torch.contiguous_format)
 
 
 def is_chain(traced: Trace) -> bool:
