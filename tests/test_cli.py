@@ -1,0 +1,209 @@
+"""The command line from outside: quick help, few flags, and one clear line for every request that cannot be met."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import pnnh.cli
+from pnnh import __version__, report
+from pnnh.cli import COMMANDS, main
+
+FLAGS = {
+    "bench": "models batch_size image_size device amp compiled pairs out",
+    "certify": "model strict image_size json",
+    "compare": "data methods depths epochs seeds out image_size limit batch_size lr device jobs",
+    "convert": "model form dry_run weights image_size out",
+    "diagnose": "model data images weights compare num image_size seed out",
+    "export": "model to out data image_size",
+    "fuse": "model out storage",
+    "models": "",
+    "train": "model data out epochs batch_size lr seed image_size channels limit device amp resume",
+}
+QUICK = ["--depths", "8", "--epochs", "1", "--device", "cpu", "--jobs", "1"]
+
+
+def compare(*arguments) -> int:
+    return main(["compare", *map(str, arguments)])
+
+
+def test_help_imports_nothing_heavy():
+    code = """
+import sys
+from pnnh.cli import COMMANDS, main
+for arguments in [["--help"], ["--version"], ["nonsense"], *([name, "--help"] for name in COMMANDS)]:
+    main(arguments)
+print(*{name.split(".")[0] for name in sys.modules})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not {"torch", "timm", "torchvision", "numpy", "matplotlib"} & set(done.stdout.splitlines()[-1].split())
+
+
+def test_the_table_is_the_folder():
+    files = {file.stem for file in Path(pnnh.cli.__file__).parent.glob("[!_]*.py")}
+    assert files == COMMANDS.keys()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_flags_are_few_and_every_one_is_explained(name, capsys):
+    run = importlib.import_module(f"pnnh.cli.{name}").run
+    assert list(inspect.signature(run).parameters) == FLAGS[name].split(), "a new flag: is there no other way?"
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    for line in inspect.getdoc(run).splitlines()[0].split(";"):
+        assert line.split()[0] in shown
+    for flag in FLAGS[name].split():
+        assert f"{flag}:" in run.__doc__
+
+
+def test_usage_and_version(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS)
+    assert main([]) == 2
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.endswith(f"pnnh {__version__}\n")
+
+
+def test_an_unknown_command_names_the_near_one(capsys):
+    assert main(["comapre"]) == 2
+    assert (
+        capsys.readouterr().err
+        == "pnnh: unknown command 'comapre' (did you mean 'compare'?); `pnnh --help` lists them\n"
+    )
+
+
+def test_an_unknown_option_is_usage(capsys):
+    assert compare("--epoch", 3) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods", "plain,vgg"], "unknown method 'vgg'; choose from plain, residual, pnnh"),
+        (["--depths", "21"], "depth 21 must be 6n + 2"),
+        (["--depths", "deep"], "depths 'deep' must be whole numbers"),
+        (["--seeds", "x"], "seeds 'x' must be whole numbers"),
+        (["--methods", ","], "at least one"),
+        (["--data", "digit"], "did you mean 'digits'?"),
+        (["--data", "folder:/nowhere"], "no folder /nowhere"),
+        (["--data", f"folder:{__file__}"], "no folder"),
+        (["--epochs", "-1"], "epochs -1 must be at least 1"),
+        (["--batch-size", "1"], "batch_size 1 must be at least 2"),
+        (["--lr", "0"], "lr 0"),
+        (["--limit", "5"], "limit 5 must be between"),
+        (["--image-size", "4"], "image size 4 must be at least 8"),
+        (["--device", "abacus"], "device 'abacus' is not available"),
+    ],
+)
+def test_a_request_that_cannot_be_meant_is_one_line(tmp_path, capsys, arguments, message):
+    out = tmp_path / "out"
+    assert compare(*arguments, "--out", out) == 2
+    says_one_line(capsys, message)
+    assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there(tmp_path, capsys):
+    assert compare("--device", "cuda", "--out", tmp_path / "out") == 2
+    says_one_line(capsys, "device 'cuda' is not available to this PyTorch here; use --device cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def says_one_line(capsys, message: str) -> None:
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("pnnh compare: ")
+    assert error.count("\n") == 1
+
+
+def folder(root: Path, train: dict[str, int], test: dict[str, int]) -> Path:
+    """Class folders with so many 8x8 grey images each."""
+    for part, classes in (("train", train), ("test", test)):
+        for name, number in classes.items():
+            (root / part / name).mkdir(parents=True)
+            for index in range(number):
+                Image.new("L", (8, 8), 40 * index).save(root / part / name / f"{index}.png")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("PNNH_CACHE", str(tmp_path / "cache"))
+
+
+def test_an_empty_class_is_named(tmp_path, capsys):
+    images = folder(tmp_path / "images", {"cat": 3, "dog": 0}, {"cat": 1, "dog": 1})
+    assert compare("--data", f"folder:{images}", "--out", tmp_path / "out") == 2
+    says_one_line(capsys, "class 'dog'")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_class_without_a_readable_image_is_a_failure(tmp_path, capsys):
+    images = folder(tmp_path / "images", {"cat": 3, "dog": 1}, {"cat": 1, "dog": 1})
+    (images / "train" / "dog" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n, or so it seems")
+    assert compare("--data", f"folder:{images}", "--out", tmp_path / "out") == 1
+    assert "class 'dog'" in capsys.readouterr().err.splitlines()[-1]
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_that_may_not_be_read(tmp_path, capsys):
+    images = folder(tmp_path / "images", {"cat": 1}, {"cat": 1})
+    (images / "train").chmod(0)
+    try:
+        assert compare("--data", f"folder:{images}", "--out", tmp_path / "out") in (1, 2)
+        says_one_line(capsys, "Permission denied")
+    finally:
+        (images / "train").chmod(0o700)
+
+
+def test_grey_images_in_folders_reach_nets_of_three_channels(tmp_path, capsys):
+    images = folder(tmp_path / "images", {"cat": 4, "dog": 4}, {"cat": 1, "dog": 1})
+    arguments = ["--data", f"folder:{images}", "--methods", "pnnh", "--batch-size", "4"]
+    assert compare(*arguments, *QUICK, "--out", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_an_out_that_cannot_be_a_folder(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert compare("--out", tmp_path / "file" / "out") == 2
+    says_one_line(capsys, f"cannot write to {tmp_path / 'file' / 'out'}")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@contextlib.contextmanager
+def no_file_larger_than(size: int):
+    """Writes beyond `size` bytes fail as they do on a full disk, for root as well."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_no_space_for_out_is_said_before_the_work(tmp_path, capsys):
+    with no_file_larger_than(0):
+        assert compare("--out", tmp_path / "out") == 2
+    says_one_line(capsys, "cannot write to")
+
+
+def test_a_disk_that_fills_up_leaves_the_old_report_whole(tmp_path):
+    page = report.write_text(tmp_path / "report.html", "whole")
+    with no_file_larger_than(100), pytest.raises(OSError, match="large"):
+        report.write_text(page, "x" * 1000)
+    assert page.read_text() == "whole"
+    assert os.listdir(tmp_path) == ["report.html"]
