@@ -2,8 +2,8 @@
 
     python results/scripts/readme_figure.py
 
-Between `<!-- record NAME -->` and `<!-- end NAME -->` stands what results/NAME.json (of `pnnh compare`) says; the
-figure goes to docs/img/NAME.svg. A record that does not exist leaves its section empty.
+Between `<!-- record NAME -->` and `<!-- end NAME -->` stands what results/NAME.json (of `pnnh compare`
+or `pnnh bench`) says; the figure goes to docs/img/NAME.svg. A record that does not exist leaves its section empty.
 """
 
 from __future__ import annotations
@@ -29,16 +29,38 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def text(name: str, record: dict[str, Any]) -> str:
-    """The section of one record: figure, table, what the numbers say, and where they come from."""
-    said = "\n".join(f"- {line}" for line in reading(record["summary"]))
-    data, device = record["data"], record["device"]
-    source = (
-        f"{data['name']}: {data['num_train']:,} images to train and {data['num_test']:,} to test, "
-        f"{record['settings']['recipe']['epochs']} epochs, {device['name']}, torch {record['versions']['torch']}. "
-        f"Record: [results/{name}.json](results/{name}.json), from `{record['command']}`."
-    )
+    """The section of one record: what it says, and where that comes from."""
+    body = compared(name, record) if "summary" in record else timed(record)
+    device, versions = record["device"], record["versions"]
+    source = f"{device['name']}, {device['threads']} thread(s), torch {versions['torch']}, {record['date'][:10]}"
+    return f"\n{body}\n\n{source}. Record: [results/{name}.json](results/{name}.json), from `{record['command']}`.\n\n"
+
+
+def compared(name: str, record: dict[str, Any]) -> str:
+    """A comparison: figure, setting, table, and what the numbers say."""
     figure = f"![{FIGURES[name]}](docs/img/{name}.svg)\n\n" if name in FIGURES else ""
-    return f"\n{figure}{table(record['summary'])}\n\n{said}\n\n{source}\n\n"
+    data, recipe = record["data"], record["settings"]["recipe"]
+    setting = f"{data['name']}: {data['num_train']:,} images to train, {data['num_test']:,} to test"
+    said = "\n".join(f"- {line}" for line in reading(record["summary"]))
+    return f"{figure}{setting}, {recipe['epochs']} epochs.\n\n{table(record['summary'])}\n\n{said}"
+
+
+def timed(record: dict[str, Any]) -> str:
+    """Times side by side: as ratios to the first model, with the control."""
+    columns = (
+        "model",
+        "train_time",
+        "train_interval",
+        "infer_time",
+        "infer_interval",
+        "train_peak_mb",
+        "infer_peak_mb",
+    )
+    rows = [{column: row[column] for column in columns} for row in (*record["rows"], record["control"])]
+    setting, pairs = record["setting"], record["setting"]["pairs"]
+    size = "x".join(map(str, setting["input_size"]))
+    how = f"{setting['batch_size']} images of {size} a step, {pairs} interleaved pairs; 1 is the first model's time."
+    return f"{how}\n\n{table(rows)}"
 
 
 def load(name: str) -> dict[str, Any] | None:
