@@ -45,7 +45,7 @@ def run(
     sample = recipes.Comparison(data=data, recipe=train.Recipe(), image_size=image_size, limit=limit, **chosen)
     train.check_writable(out)
     images = sample.load()
-    wanted = {"epochs": epochs or (8 if data == "digits" else 10), "batch_size": batch_size}
+    wanted = {"epochs": (8 if data == "digits" else 10) if epochs is None else epochs, "batch_size": batch_size}
     wanted |= {"optimizer": train.SGD(lr=lr)} if lr is not None else {}
     recipe = train.recipe_for(images, **{name: value for name, value in wanted.items() if value is not None})
     plan = recipes.Comparison(data=data, recipe=recipe, image_size=image_size, limit=limit, **chosen)
