@@ -25,7 +25,7 @@ def comparison_page(results: Mapping[str, Any]) -> Page:
     data = results["data"]
     lead = (
         f"{len(rows)} nets trained on {data['name']} for {recipe['epochs']} epochs each, batch {recipe['batch_size']}, "
-        "the same recipe for every method. Test accuracy is measured once, after the last epoch, for the table."
+        "the same recipe for every method. Curves show test images after every epoch; the table takes the last."
     )
     sections = [
         Section("What happened", reading=reading(table)),
