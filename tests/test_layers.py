@@ -30,7 +30,10 @@ def by_hand(net, x):
         return F.batch_norm(y, module.running_mean, module.running_var, module.weight, module.bias)
 
     def conv(y, kernel, stride=1):
-        return F.conv2d(y, kernel, stride=stride, padding=1)
+        return F.conv2d(y, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+
+    def write(layer, f, c):
+        return F.relu(c + conv(f, kernel) + layer.conv.bias[:, None, None])
 
     kernel = net.coders[0].weight
     stride = net.transition.learner[0].stride[0]
@@ -39,21 +42,21 @@ def by_hand(net, x):
         for branch in (net.transition.learner, net.transition.stream)
     )
     if isinstance(net, layers.AlternatingStage):
-        c = F.relu(c + norm(net.writes[0].norm, conv(f, kernel)))
-        for learn, write in zip(net.learns, net.writes[1:], strict=True):
+        c = write(net.writes[0], f, c)
+        for learn, writer in zip(net.learns, net.writes[1:], strict=True):
             f, c = F.relu(norm(learn.norm, conv(c, learn.conv.weight))), F.relu(c + learn.shift[:, None, None])
-            c = F.relu(c + norm(write.norm, conv(f, kernel)))
+            c = write(writer, f, c)
         return c
     for layer in net.layers:
-        written = F.relu(c + norm(layer.write.norm, conv(f, kernel)))
+        written = write(layer.write, f, c)
         f, c = F.relu(norm(layer.norm, conv(c, layer.conv.weight))), written
-    return F.relu(c + norm(net.write.norm, conv(f, kernel)))
+    return write(net.write, f, c)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_stage_is_its_equations(form, stride):
-    net = stage(form, stride=stride).double().eval()
+@pytest.mark.parametrize(("stride", "coder_kernel_size"), [(1, 1), (2, 3)])
+def test_a_stage_is_its_equations(form, stride, coder_kernel_size):
+    net = stage(form, stride=stride, coder_kernel_size=coder_kernel_size).double().eval()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             (
@@ -63,6 +66,8 @@ def test_a_stage_is_its_equations(form, stride):
             )
         if isinstance(module, layers.Learn):
             nn.init.normal_(module.shift)
+        if isinstance(module, layers.Write):
+            nn.init.normal_(module.conv.bias)
     x = images().double()
     torch.testing.assert_close(net(x), by_hand(net, x), rtol=1e-12, atol=1e-12)
 
@@ -122,6 +127,7 @@ def test_coder_choices_say_what_is_learned(coder):
     "geometry",
     [
         {"kernel_size": 1},
+        {"kernel_size": 1, "coder_kernel_size": 3},
         {"kernel_size": 5},
         {"dilation": 2},
         {"groups": 2},
@@ -195,10 +201,12 @@ def test_torch_compile_captures_the_whole_stage():
     torch.testing.assert_close(compiled(images()), net(images()))
 
 
-def test_shift_starts_the_learners_norms():
-    net = stage(shift=1.25, gain=0.2)
+def test_shift_starts_the_learners_norms_and_gain_scales_the_coder():
+    net = stage(shift=1.25)
     assert all(torch.equal(learn.norm.bias, torch.full((4,), 1.25)) for learn in net.learns)
-    assert all(torch.allclose(write.norm.weight, torch.tensor(0.2)) for write in net.writes)
+    for coder in CODERS:
+        loud, quiet = stage(coder=coder, gain=1.0), stage(coder=coder, gain=0.2)
+        torch.testing.assert_close(quiet.coders[0].weight, 0.2 * loud.coders[0].weight)
 
 
 def test_distributed_data_parallel_reduces_every_parameter(tmp_path):

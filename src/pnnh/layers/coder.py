@@ -10,8 +10,8 @@ Which kernel that is, and whether the layers share it, is a type:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class Coder(nn.Module):
         self,
         shape: tuple[int, ...],
         *,
-        init: Callable[[Tensor], Tensor],
+        init: partial[Tensor],
         lr_scale: float | None = None,
         frozen: bool = False,
     ):
@@ -78,18 +78,22 @@ class Coder(nn.Module):
 
     def extra_repr(self) -> str:
         kind = "learned" if isinstance(self.weight, nn.Parameter) else "frozen"
-        return f"{kind}, shape={tuple(self.weight.shape)}, init={self.init.__name__}"
+        name, gain = self.init.func.__name__, self.init.keywords["gain"]
+        return f"{kind}, shape={tuple(self.weight.shape)}, init={name}, gain={gain}"
 
 
-def coders(choice: CoderChoice, shape: tuple[int, ...], num_layers: int) -> nn.ModuleList:
-    """The coders of a stage whose kernels have `shape`: one or, for `PerLayerCoder`, one per layer of `num_layers`."""
+def coders(choice: CoderChoice, shape: tuple[int, ...], num_layers: int, *, gain: float = 1.0) -> nn.ModuleList:
+    """The coders of a stage whose kernels have `shape` and the initial scale `gain`.
+
+    One coder or, for `PerLayerCoder`, one per layer of `num_layers`.
+    """
     match choice:
         case LearnedCoder(lr_scale):
-            return nn.ModuleList([Coder(shape, init=he_normal_, lr_scale=lr_scale)])
+            return nn.ModuleList([Coder(shape, init=partial(he_normal_, gain=gain), lr_scale=lr_scale)])
         case FrozenDirac():
-            return nn.ModuleList([Coder(shape, init=dirac_, frozen=True)])
+            return nn.ModuleList([Coder(shape, init=partial(dirac_, gain=gain), frozen=True)])
         case FrozenOrthogonal():
-            return nn.ModuleList([Coder(shape, init=orthogonal_, frozen=True)])
+            return nn.ModuleList([Coder(shape, init=partial(orthogonal_, gain=gain), frozen=True)])
         case PerLayerCoder():
-            return nn.ModuleList(Coder(shape, init=he_normal_) for _ in range(num_layers))
+            return nn.ModuleList(Coder(shape, init=partial(he_normal_, gain=gain)) for _ in range(num_layers))
     raise ValueError(f"coder {choice!r} is none of LearnedCoder, FrozenDirac, FrozenOrthogonal, PerLayerCoder")

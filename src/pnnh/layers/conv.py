@@ -3,8 +3,8 @@
 Legend: f learner features [B, L, H, W]; c the stream (the code kept so far) [B, C, H, W]; K the stage's coder kernel.
 
     Learn      f' = act(norm(learner * c)),  c' = act(c + shift)
-    Write                                    c' = act(c + norm(K * f))
-    PlainConv  f' = act(norm(learner * c)),  c' = act(c + norm(K * f))
+    Write                                    c' = act(c + K * f + bias)
+    PlainConv  f' = act(norm(learner * c)),  c' = act(c + K * f + bias)
 
 `c +` is the Dirac tap of the layer's linear map: both terms of the sum have crossed the same activations, and the sum
 crosses the next one. f and c stay two tensors, so that nothing is sliced, joined or copied.
@@ -54,14 +54,18 @@ class LearnerConv(nn.Conv2d):
 
 
 class CoderConv(LearnerConv):
-    """The coder's convolution, L -> C channels: a Conv2d in every respect, except that its kernel is an argument."""
+    """The coder's convolution, L -> C channels: a Conv2d in every respect, except that its kernel is an argument.
 
-    def __init__(self, in_chans: int, out_chans: int, kernel_size: int = 3, **geometry):
+    The bias [C] is the layer's own and starts at 0.
+    """
+
+    def __init__(self, in_chans: int, out_chans: int, kernel_size: int = 1, **geometry):
         super().__init__(in_chans, out_chans, kernel_size, **geometry)
         self.weight = None  # owned by the stage's Coder
+        self.bias = nn.Parameter(torch.zeros(out_chans))
 
     def forward(self, f: Tensor, kernel: Tensor) -> Tensor:
-        return self._conv_forward(f, kernel, None)
+        return self._conv_forward(f, kernel, self.bias)
 
 
 class Learn(nn.Module):
@@ -82,31 +86,31 @@ class Learn(nn.Module):
 
 
 class Write(nn.Module):
-    """c' = act(c + norm(K * f)). The norm's scale starts at `gain`: how loudly a layer writes (chosen)."""
+    """c' = act(c + K * f + bias). No norm: the features are normed where they are learned, the kernel is small."""
 
-    def __init__(self, stream: int, learner: int, *, gain: float = 0.3, norm=nn.BatchNorm2d, act=nn.ReLU, **geometry):
+    def __init__(self, stream: int, learner: int, kernel_size: int = 1, *, act=nn.ReLU, **geometry):
         super().__init__()
-        self.conv = CoderConv(learner, stream, **geometry)
-        self.norm = norm(stream)
-        nn.init.constant_(self.norm.weight, gain)
+        self.conv = CoderConv(learner, stream, kernel_size, **geometry)
         self.act = act(inplace=True)
 
     def forward(self, f: Tensor, c: Tensor, kernel: Tensor) -> Tensor:
-        return self.act(c + self.norm(self.conv(f, kernel)))
+        return self.act(c + self.conv(f, kernel))
 
 
 class PlainConv(nn.Module):
-    """Both at once: f' = act(norm(learner * c)), c' = act(c + norm(K * f)), called with the coder's kernel K.
+    """Both at once: f' = act(norm(learner * c)), c' = act(c + K * f + bias), called with the coder's kernel K.
 
-    Learner and coder in one linear map of [f; c], norms of its own, one activation. It reads the stream while the
-    features of the layer before are written.
+    Learner and coder in one linear map of [f; c], one activation. It reads the stream while the features of the layer
+    before are written.
     """
 
-    def __init__(self, stream: int, learner: int, *, gain: float = 0.3, norm=nn.BatchNorm2d, act=nn.ReLU, **geometry):
+    def __init__(
+        self, stream: int, learner: int, *, coder_kernel_size: int = 1, norm=nn.BatchNorm2d, act=nn.ReLU, **geometry
+    ):
         super().__init__()
         self.conv = LearnerConv(stream, learner, **geometry)
         self.norm = norm(learner)
-        self.write = Write(stream, learner, gain=gain, norm=norm, act=act, **geometry)
+        self.write = Write(stream, learner, act=act, **geometry | {"kernel_size": coder_kernel_size})
         self.act = act(inplace=True)
 
     def forward(self, f: Tensor, c: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,14 +23,16 @@ from pnnh.layers.conv import Learn, LearnerConv, PlainConv, Write
 class PlainOptions:
     """What the layers of a stage are made of.
 
-    coder: which kernel writes, and whether it is shared. gain: the initial scale of a write's norm.
+    coder: which kernel writes, and whether it is shared. gain: its initial scale, how loudly a layer writes.
     shift: the initial bias of the learners' norms (see `pnnh.theory.solve_shift` for one that fits a depth).
-    kernel_size, dilation, groups, padding_mode: of every convolution inside the stage, as in `nn.Conv2d`.
+    coder_kernel_size: 1 by default, so that the learners look around and the coder mixes channels (chosen).
+    kernel_size: of the learners. dilation, groups, padding_mode: of learners and coder, as in `nn.Conv2d`.
     """
 
     coder: CoderChoice = field(default_factory=LearnedCoder)
     gain: float = 0.3
     shift: float = 0.0
+    coder_kernel_size: int = 1
     kernel_size: int = 3
     dilation: int = 1
     groups: int = 1
@@ -42,6 +44,11 @@ class PlainOptions:
         """Keyword arguments of `Learn`."""
         names = ("kernel_size", "dilation", "groups", "padding_mode", "norm", "act")
         return {name: getattr(self, name) for name in names}
+
+    def writing(self) -> dict:
+        """Keyword arguments of `Write`."""
+        names = ("dilation", "groups", "padding_mode", "act")
+        return {"kernel_size": self.coder_kernel_size} | {name: getattr(self, name) for name in names}
 
 
 DEFAULT = PlainOptions()
@@ -86,9 +93,9 @@ class PlainStage(nn.Module):
                 f"groups {options.groups} must divide the stream ({stream}) and the learner ({learner}) channels"
             )
         num_writes = self.count_writes(num_layers)
-        shape = (stream, learner // options.groups, options.kernel_size, options.kernel_size)
+        shape = (stream, learner // options.groups, options.coder_kernel_size, options.coder_kernel_size)
         self.transition = Transition(in_chans, stream, learner, stride=stride, **options.layer())
-        self.coders = coders(options.coder, shape, num_writes)
+        self.coders = coders(options.coder, shape, num_writes, gain=options.gain)
         self.fill(stream, learner, num_writes, options)
         for module in self.modules():
             if isinstance(module, (Learn, PlainConv)):
@@ -118,9 +125,8 @@ class AlternatingStage(PlainStage):
         return num_layers // 2
 
     def fill(self, stream: int, learner: int, num_writes: int, options: PlainOptions) -> None:
-        layer = options.layer()
-        self.learns = nn.ModuleList(Learn(stream, learner, **layer) for _ in range(num_writes - 1))
-        self.writes = nn.ModuleList(Write(stream, learner, gain=options.gain, **layer) for _ in range(num_writes))
+        self.learns = nn.ModuleList(Learn(stream, learner, **options.layer()) for _ in range(num_writes - 1))
+        self.writes = nn.ModuleList(Write(stream, learner, **options.writing()) for _ in range(num_writes))
 
     def forward(self, x: Tensor) -> Tensor:
         first, *writes = self.writes
@@ -143,9 +149,9 @@ class PipelinedStage(PlainStage):
         return num_layers - 1
 
     def fill(self, stream: int, learner: int, num_writes: int, options: PlainOptions) -> None:
-        layer = {"gain": options.gain, **options.layer()}
+        layer = {"coder_kernel_size": options.coder_kernel_size, **options.layer()}
         self.layers = nn.ModuleList(PlainConv(stream, learner, **layer) for _ in range(num_writes - 1))
-        self.write = Write(stream, learner, **layer)
+        self.write = Write(stream, learner, **options.writing())
 
     def forward(self, x: Tensor) -> Tensor:
         kernels = self.kernels()

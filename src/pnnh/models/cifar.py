@@ -22,11 +22,11 @@ WIDTHS = (16, 32, 64)
 
 
 def learner_share(depth: int) -> float:
-    """The learner's width as a share of the stream's: 3/4, or 5/8 where stages are too short to spread the coder.
+    """The learner's width as a share of the stream's: all of it, or 15/16 where stages are too short to spread the rest.
 
     Chosen: at most 0.56 of the residual twin's parameters at every depth from 20 on.
     """
-    return 0.75 if depth >= 26 else 0.625
+    return 1.0 if depth >= 26 else 0.9375
 
 
 def layers_per_stage(depth: int) -> int:
@@ -59,7 +59,7 @@ class CifarNet(nn.Module):
         self.depth, self.num_classes, self.in_chans, self.drop_rate = depth, num_classes, in_chans, drop_rate
         self.grad_checkpointing = False
         num_layers = layers_per_stage(depth)
-        self.stem = ConvNormAct(in_chans, widths[0])
+        self.stem = self.first_layer(in_chans, widths[0])
         self.stages = nn.Sequential()
         for index, (before, width) in enumerate(zip((widths[0], *widths), widths, strict=False)):
             self.stages.append(self.stage(before, width, num_layers, stride=1 if index == 0 else 2))
@@ -68,6 +68,9 @@ class CifarNet(nn.Module):
         ]
         self.num_features = self.head_hidden_size = widths[-1]
         self.head = ClassifierHead(self.num_features, num_classes, pool_type=global_pool, drop_rate=drop_rate)
+
+    def first_layer(self, in_chans: int, out_chans: int) -> nn.Module:
+        return ConvNormAct(in_chans, out_chans)
 
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
         raise NotImplementedError
@@ -129,7 +132,7 @@ class CifarNet(nn.Module):
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict:
-        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.\w+\.(\d+)"}
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(?:[a-z]+\.)*(\d+)"}
 
     @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
