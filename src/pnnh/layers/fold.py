@@ -5,20 +5,27 @@
 
 with every norm folded into the rows it follows. Pure functions of the layer: nothing is changed, the result is in the
 dtype it is computed in (float64). Shapes: kernels [O, I, k, k] dense (groups written out), biases [O]. Source: derived.
+
+Two forms: `dense` is that, a bare chain of single convolutions; `structured` (`pnnh.layers.folded`) neither stores nor
+multiplies the zeros and Diracs of W.
 """
 
 from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pnnh._errors import UsageError
 from pnnh.layers.conv import Learn, PlainConv, Write
+from pnnh.layers.folded import FoldedLearn, FoldedPlainConv, FoldedStage, FoldedTransition, FoldedWrite
 from pnnh.layers.stage import AlternatingStage, PipelinedStage, Transition
 
+Form = Literal["dense", "structured"]
 Map = tuple[Tensor, Tensor]  # kernel [O, I, k, k], bias [O]
 
 
@@ -40,6 +47,12 @@ def dirac(channels: int, like: Tensor) -> Tensor:
     return kernel
 
 
+def embed(kernel: Tensor, size: tuple[int, ...]) -> Tensor:
+    """The kernel at the centre of a larger one of `size`, zeros around: the same convolution."""
+    around = [(large - small) // 2 for large, small in zip(size, kernel.shape[2:], strict=True)]
+    return F.pad(kernel, (around[1], around[1], around[0], around[0]))
+
+
 def fold_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> Map:
     """norm(conv(x)) as one convolution; `norm` is a BatchNorm2d with running statistics, or an Identity."""
     bias = kernel.new_zeros(len(kernel)) if bias is None else bias.detach().double()
@@ -55,9 +68,9 @@ def fold_norm(kernel: Tensor, bias: Tensor | None, norm: nn.Module) -> Map:
     return kernel * scale[:, None, None, None], shift * scale
 
 
-def fold_conv(conv: nn.Conv2d, norm: nn.Module, weight: Tensor | None = None) -> Map:
-    """Convolution and norm as one dense map; `weight` stands in for a kernel that the layer does not own."""
-    return fold_norm(dense(conv.weight if weight is None else weight, conv.groups), conv.bias, norm)
+def fold_conv(conv: nn.Conv2d, norm: nn.Module) -> Map:
+    """Convolution and norm as one dense map."""
+    return fold_norm(dense(conv.weight, conv.groups), conv.bias, norm)
 
 
 def transition_map(layer: Transition) -> Map:
@@ -74,29 +87,43 @@ def learn_map(layer: Learn) -> Map:
 
 def write_map(layer: Write, coder: Tensor) -> Map:
     """[f; c] -> c'."""
-    kernel, bias = fold_conv(layer.conv, layer.norm, coder)
-    return torch.cat([kernel, dirac(len(kernel), kernel)], dim=1), bias
+    kernel = dense(coder, layer.conv.groups)
+    return torch.cat([kernel, dirac(len(kernel), kernel)], dim=1), layer.conv.bias.detach().double()
 
 
 def plain_conv_map(layer: PlainConv, coder: Tensor) -> Map:
     """[f; c] -> [f'; c']."""
     read, read_bias = fold_conv(layer.conv, layer.norm)
     write, write_bias = write_map(layer.write, coder)
+    size = max(read.shape[2:], write.shape[2:])
+    read, write = embed(read, size), embed(write, size)
     blind = read.new_zeros(len(read), write.shape[1] - read.shape[1], *read.shape[2:])  # the learner does not read f
     return torch.cat([torch.cat([blind, read], dim=1), write]), torch.cat([read_bias, write_bias])
 
 
-def as_conv(folded: Map, geometry: nn.Conv2d) -> nn.Conv2d:
-    """A Conv2d with these float64 weights and the stride, padding and dilation of `geometry`."""
+def as_conv(folded: Map, geometry: nn.Conv2d, groups: int = 1) -> nn.Conv2d:
+    """A Conv2d with these float64 weights [O, I / groups, k, k] and the stride, padding and dilation of `geometry`."""
     kernel, bias = folded
     out, inner, *size = kernel.shape
     shape = {name: getattr(geometry, name) for name in ("stride", "padding", "dilation", "padding_mode")}
-    conv = nn.Conv2d(inner, out, tuple(size), device="meta", dtype=torch.float64, **shape)
+    conv = nn.Conv2d(inner * groups, out, tuple(size), groups=groups, device="meta", dtype=torch.float64, **shape)
     conv.weight, conv.bias = nn.Parameter(kernel), nn.Parameter(bias)
     return conv
 
 
-def fold_stage(stage: AlternatingStage | PipelinedStage) -> nn.Sequential:
+def thin(conv: nn.Conv2d, norm: nn.Module, weight: Tensor | None = None) -> nn.Conv2d:
+    """Convolution and norm as one Conv2d of the same groups, float64; `weight` stands in for one it does not own."""
+    kernel = (conv.weight if weight is None else weight).detach().double()
+    return as_conv(fold_norm(kernel, conv.bias, norm), conv, conv.groups)
+
+
+def per_channel(shift: Tensor) -> nn.Conv2d:
+    """c + shift as a 1 x 1 convolution per channel, float64."""
+    shift = shift.detach().double()
+    return as_conv((shift.new_ones(len(shift), 1, 1, 1), shift), nn.Conv2d(1, 1, 1, device="meta"), len(shift))
+
+
+def dense_stage(stage: AlternatingStage | PipelinedStage) -> nn.Sequential:
     """A stage as a bare chain of Conv2d and activation, float64: [B, in, H, W] -> [B, C, H / stride, W / stride]."""
     kernels = stage.kernels()
     first = stage.transition
@@ -109,9 +136,33 @@ def fold_stage(stage: AlternatingStage | PipelinedStage) -> nn.Sequential:
             chain += [as_conv(write_map(write, next(kernels)), write.conv), _act(write.act)]
     else:
         for layer in stage.layers:
-            chain += [as_conv(plain_conv_map(layer, next(kernels)), layer.conv), _act(layer.act, layer.write.act)]
+            wider = max(layer.conv, layer.write.conv, key=lambda conv: conv.kernel_size)
+            chain += [as_conv(plain_conv_map(layer, next(kernels)), wider), _act(layer.act, layer.write.act)]
         chain += [as_conv(write_map(stage.write, next(kernels)), stage.write.conv), _act(stage.write.act)]
     return nn.Sequential(*chain)
+
+
+def structured_stage(stage: AlternatingStage | PipelinedStage) -> FoldedStage:
+    """The same stage with thin convolutions, float64."""
+    kernels = stage.kernels()
+    learner, stream = stage.transition.learner, stage.transition.stream
+    start = FoldedTransition(thin(*learner[:2]), thin(*stream[:2]), _act(learner[2], stream[2]))
+
+    def write_of(write: Write) -> nn.Conv2d:
+        return thin(write.conv, nn.Identity(), next(kernels))
+
+    layers: list[nn.Module] = []
+    if isinstance(stage, AlternatingStage):
+        for learn, write in zip([None, *stage.learns], stage.writes, strict=True):
+            if learn is not None:
+                layers.append(FoldedLearn(thin(learn.conv, learn.norm), per_channel(learn.shift), _act(learn.act)))
+            layers.append(FoldedWrite(write_of(write), _act(write.act)))
+    else:
+        for layer in stage.layers:
+            act = _act(layer.act, layer.write.act)
+            layers.append(FoldedPlainConv(thin(layer.conv, layer.norm), write_of(layer.write), act))
+        layers.append(FoldedWrite(write_of(stage.write), _act(stage.write.act)))
+    return FoldedStage(start, layers)
 
 
 def fold_chain(chain: nn.Sequential) -> nn.Sequential | None:
@@ -123,19 +174,16 @@ def fold_chain(chain: nn.Sequential) -> nn.Sequential | None:
     folded = []
     for module in chain:
         if module in norms:
-            kernel, bias = fold_norm(module.weight.detach().double(), module.bias, norms[module])
-            conv = as_conv((kernel, bias), module)
-            conv.groups, conv.in_channels = module.groups, module.in_channels
-            folded.append(conv)
+            folded.append(thin(module, norms[module]))
         elif not any(module is norm for norm in norms.values()):
             folded.append(module)
     return nn.Sequential(*folded)
 
 
-def fold(module: nn.Module) -> nn.Module | None:
+def fold(module: nn.Module, form: Form = "dense") -> nn.Module | None:
     """What `module` folds to, or None if it is none of our stages and no chain with a norm."""
     if isinstance(module, (AlternatingStage, PipelinedStage)):
-        return fold_stage(module)
+        return dense_stage(module) if form == "dense" else structured_stage(module)
     if isinstance(module, nn.Sequential):
         return fold_chain(module)
     return None
