@@ -33,7 +33,7 @@ def one_thread():
 def test_cells_are_the_product_and_keys_follow_the_settings(plan):
     assert [cell.name for cell in plan.cells()] == ["plain-8-0", "pnnh-8-0"]
     other = recipes.Comparison("digits", Recipe(epochs=2, batch_size=32), depths=(8,), image_size=8, limit=64)
-    assert other.key() != plan.key()
+    assert other.key(other.cells()[0]) != plan.key(plan.cells()[0])
 
 
 def test_unknown_methods_and_depths_are_refused():
@@ -57,9 +57,9 @@ def test_finished_rows_are_reused_and_rows_of_other_settings_are_not(plan, tmp_p
     monkeypatch.setattr(comparison, "train", lambda *_, **__: pytest.fail("a finished row was trained again"))
     assert list(recipes.run(plan, device="cpu", out=tmp_path)) == first
     (tmp_path / "rows" / "plain-8-0.json").write_text("{half a ro")
-    assert comparison.finished(tmp_path / "rows" / "plain-8-0.json", plan) is None
+    assert comparison.finished(tmp_path / "rows" / "plain-8-0.json", plan.key(plan.cells()[0])) is None
     changed = recipes.Comparison("digits", Recipe(epochs=3), methods=("pnnh",), depths=(8,), image_size=8, limit=64)
-    assert comparison.finished(tmp_path / "rows" / "pnnh-8-0.json", changed) is None
+    assert comparison.finished(tmp_path / "rows" / "pnnh-8-0.json", changed.key(changed.cells()[0])) is None
 
 
 def test_two_processes_give_the_rows_of_one(plan, tmp_path):

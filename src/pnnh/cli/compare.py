@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 
 def run(
     data: str = "digits",
     methods: str = "plain,residual,pnnh",
-    depths: str = "20,56",
+    depths: str | None = None,
     epochs: int | None = None,
     seeds: str = "0",
     out: Path = Path("runs/compare"),
@@ -16,6 +17,10 @@ def run(
     limit: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    holdout: float | None = None,
+    family: Literal["cnn", "vit"] = "cnn",
+    width: int = 96,
+    patch: int = 4,
     device: str = "auto",
     jobs: int | None = None,
 ) -> int:
@@ -25,15 +30,19 @@ def run(
 
     Args:
         data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg).
-        methods: Comma-separated: plain, residual, pnnh.
-        depths: Comma-separated, each 6n + 2.
+        methods: Comma-separated: plain, residual, pnnh; rivals diracnet, repvgg, isonet, tat, for ViTs skip_init.
+        depths: Comma-separated; default 20,56, each 6n + 2; for ViTs 12, any number of blocks.
         epochs: Passes over the training images; default 8 for digits, else 10.
         seeds: Comma-separated.
         out: Folder for results.json, report.html, the finished rows and the trained models.
         image_size: Pixels a side; default the data's own.
         limit: Train on so many images only, stratified.
         batch_size: Images a step; default 128, or 64 below 10,000 training images.
-        lr: Largest learning rate of SGD with one cycle; default 0.1.
+        lr: Largest learning rate; default 0.1 (SGD, one cycle), 0.001 for ViTs (AdamW), or a method's own.
+        holdout: Test on this share of the training images instead of the test images: for tuning.
+        family: cnn, or vit for Vision Transformers.
+        width: Of a ViT's tokens, a multiple of 32.
+        patch: Pixels a side of a ViT's patches.
         device: auto, cpu, cuda, cuda:1, ...
         jobs: Nets trained at the same time; default one per CPU core on a CPU (at most 4), one on a GPU.
     """
@@ -41,14 +50,20 @@ def run(
     from pnnh.cli._compare import Board, numbers, usual_jobs, words, write
 
     place = train.pick_device(device)
-    chosen = {"methods": words(methods), "depths": numbers("depths", depths), "seeds": numbers("seeds", seeds)}
-    sample = recipes.Comparison(data=data, recipe=train.Recipe(), image_size=image_size, limit=limit, **chosen)
+    depths = depths or {"cnn": "20,56", "vit": "12"}[family]
+    chosen = {"image_size": image_size, "limit": limit, "own_lr": lr is None, "holdout": holdout}
+    chosen |= {"methods": words(methods), "depths": numbers("depths", depths), "seeds": numbers("seeds", seeds)}
+    compared, fit, optimizer = recipes.Comparison, train.recipe_for, train.SGD
+    if family == "vit":
+        compared, fit, optimizer = recipes.TransformerComparison, recipes.transformer_recipe, train.AdamW
+        chosen |= {"width": width, "patch": patch}
+    sample = compared(data=data, recipe=train.Recipe(), **chosen)
     train.check_writable(out)
     images = sample.load()
     wanted = {"epochs": (8 if data == "digits" else 10) if epochs is None else epochs, "batch_size": batch_size}
-    wanted |= {"optimizer": train.SGD(lr=lr)} if lr is not None else {}
-    recipe = train.recipe_for(images, **{name: value for name, value in wanted.items() if value is not None})
-    plan = recipes.Comparison(data=data, recipe=recipe, image_size=image_size, limit=limit, **chosen)
+    wanted |= {"optimizer": optimizer(lr=lr)} if lr is not None else {}
+    recipe = fit(images, **{name: value for name, value in wanted.items() if value is not None})
+    plan = compared(data=data, recipe=recipe, **chosen)
     with Board(plan) as board:
         for row in recipes.run(plan, device=str(place), out=out, jobs=jobs or usual_jobs(place), tell=board.tell):
             board.done(row)

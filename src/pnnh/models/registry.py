@@ -7,6 +7,7 @@ from torch import nn
 
 from pnnh.layers.fold import fold
 from pnnh.models.cifar import CifarNet, CifarResNet, PlainResNet, PnnhResNet
+from pnnh.models.rivals import DiracNet, IsoNet, RepVgg, TatNet
 
 DEPTHS = (20, 32, 44, 56, 110)
 TINY = {"depth": 8, "widths": (4, 8, 16)}
@@ -14,7 +15,12 @@ FAMILIES: dict[str, type[CifarNet]] = {
     "pnnh_resnet": PnnhResNet,
     "plain_resnet": PlainResNet,
     "cifar_resnet": CifarResNet,
+    "cifar_diracnet": DiracNet,
+    "cifar_repvgg": RepVgg,
+    "cifar_isonet": IsoNet,
+    "cifar_tatnet": TatNet,
 }
+NETS = {f"{family}{size}": net for family, net in FAMILIES.items() for size in (*DEPTHS, "_tiny")}
 SPECS: dict[str, dict] = {f"{family}{depth}": {"depth": depth} for family in FAMILIES for depth in DEPTHS}
 SPECS |= {f"{family}_tiny": TINY for family in FAMILIES}
 
@@ -42,12 +48,15 @@ default_cfgs = generate_default_cfgs({name: _cfg() for name in SPECS})
 
 def family_of(name: str) -> type[CifarNet]:
     """The net class behind a registered name."""
-    return next(net for family, net in FAMILIES.items() if name.startswith(family))
+    return NETS[name]
 
 
 def folded(module: nn.Module) -> nn.Module:
     """Fold the stages and conv-norm chains inside `module`, in place: the form that `pnnh.fuse` makes."""
     for name, child in module.named_children():
+        if hasattr(child, "reparameterize"):  # timm's blocks fold themselves
+            child.reparameterize()
+            continue
         chain = fold(child)
         setattr(module, name, folded(child) if chain is None else chain.to(next(child.parameters()).dtype))
     return module

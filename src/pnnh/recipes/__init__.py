@@ -2,5 +2,17 @@
 
 from pnnh.recipes.comparison import METHODS, Cell, Comparison, build, run_cell, summary, survival
 from pnnh.recipes.parallel import run
+from pnnh.recipes.transformers import TransformerComparison, transformer_recipe
 
-__all__ = ["METHODS", "Cell", "Comparison", "build", "run", "run_cell", "summary", "survival"]
+__all__ = [
+    "METHODS",
+    "Cell",
+    "Comparison",
+    "TransformerComparison",
+    "build",
+    "run",
+    "run_cell",
+    "summary",
+    "survival",
+    "transformer_recipe",
+]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import timm
 import torch
@@ -20,7 +20,29 @@ from pnnh.analysis.probe import probe
 from pnnh.models import layers_per_stage
 from pnnh.train import Dataset, Normalise, Recipe, load_data, train
 
-METHODS = {"plain": "plain_resnet", "residual": "cifar_resnet", "pnnh": "pnnh_resnet"}
+
+@dataclass(frozen=True)
+class Method:
+    """A family in timm's registry, and what it needs in place of the common recipe and its own defaults.
+
+    lr: the learning rate tuned for it, None is the recipe's. options: its nets' keyword arguments.
+    Both were chosen on held-out training images (results/rivals-tuned.json).
+    """
+
+    family: str
+    lr: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+METHODS = {
+    "plain": Method("plain_resnet"),
+    "residual": Method("cifar_resnet"),
+    "pnnh": Method("pnnh_resnet"),
+    "diracnet": Method("cifar_diracnet"),
+    "repvgg": Method("cifar_repvgg"),
+    "isonet": Method("cifar_isonet", lr=0.03),
+    "tat": Method("cifar_tatnet", lr=0.03),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +60,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared with what. Raises UsageError for unknown methods and impossible depths."""
+    """What is compared with what. Raises UsageError for unknown methods and impossible depths.
+
+    own_lr: methods that need a learning rate of their own have it; otherwise the recipe's holds for all.
+    holdout: share of the training images to test on in place of the test images, for tuning; None is off.
+    """
 
     data: str
     recipe: Recipe
@@ -47,55 +73,79 @@ class Comparison:
     seeds: tuple[int, ...] = (0,)
     image_size: int | None = None
     limit: int | None = None
+    own_lr: bool = True
+    holdout: float | None = None
+
+    table: ClassVar[dict[str, Method]] = METHODS
 
     def __post_init__(self) -> None:
         for method in self.methods:
-            if method not in METHODS:
-                raise UsageError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+            if method not in self.table:
+                raise UsageError(f"unknown method {method!r}; choose from {', '.join(self.table)}")
         for depth in self.depths:
-            try:
-                layers_per_stage(depth)
-            except ValueError as error:
-                raise UsageError(str(error)) from None
+            self.check(depth)
         if not (self.methods and self.depths and self.seeds):
             raise UsageError("methods, depths and seeds must each name at least one")
+
+    def check(self, depth: int) -> None:
+        """Raises UsageError for a depth that no net of this family has."""
+        try:
+            layers_per_stage(depth)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+    def build(self, cell: Cell, data: Dataset) -> tuple[nn.Module, dict[str, Any]]:
+        """The net of a cell and what a record says to build it again."""
+        return build(cell.method, cell.depth, num_classes=data.num_classes, in_chans=data.channels)
 
     def cells(self) -> list[Cell]:
         """Depth by depth, seed by seed, the methods next to each other."""
         return [Cell(m, d, s) for d in self.depths for s in self.seeds for m in self.methods]
 
     def load(self) -> Dataset:
-        return load_data(self.data, image_size=self.image_size, limit=self.limit)
+        data = load_data(self.data, image_size=self.image_size, limit=self.limit)
+        return data if self.holdout is None else data.split(self.holdout)
+
+    def recipe_of(self, cell: Cell) -> Recipe:
+        lr = self.table[cell.method].lr if self.own_lr else None
+        return self.recipe if lr is None else self.recipe.with_lr(lr)
 
     def settings(self) -> dict[str, Any]:
-        """What a row depends on beside its cell: rows of other settings are not reused."""
-        return {"data": self.data, "image_size": self.image_size, "limit": self.limit, "recipe": self.recipe.to_dict()}
+        """What the rows have in common; each row carries its own learning rate and options."""
+        settings = {"data": self.data, "image_size": self.image_size, "limit": self.limit}
+        settings |= {} if self.holdout is None else {"holdout": self.holdout}
+        return settings | {"recipe": self.recipe.to_dict()}
 
-    def key(self) -> str:
-        return hashlib.sha256(json.dumps(self.settings(), sort_keys=True).encode()).hexdigest()[:12]
+    def key(self, cell: Cell) -> str:
+        """What the row of `cell` depends on beside its name: rows of other settings are not reused."""
+        own = {"recipe": self.recipe_of(cell).to_dict()}
+        own |= {"options": self.table[cell.method].options} if self.table[cell.method].options else {}
+        return hashlib.sha256(json.dumps(self.settings() | own, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def build(method: str, depth: int, **kwargs: Any) -> tuple[nn.Module, dict[str, Any]]:
     """The net of a method and what a record says to build it again. `kwargs` go to the net."""
-    name = f"{METHODS[method]}{depth}"
+    family, kwargs = METHODS[method].family, METHODS[method].options | kwargs
+    name = f"{family}{depth}"
     if not timm.is_model(name):
-        name, kwargs = f"{METHODS[method]}20", {"depth": depth, **kwargs}
+        name, kwargs = f"{family}20", {"depth": depth, **kwargs}
     return timm.create_model(name, **kwargs), {"name": name, "kwargs": kwargs}
 
 
 def run_cell(plan: Comparison, cell: Cell, data: Dataset, *, device: str, out: Path, tell: Callable) -> dict[str, Any]:
     """Train one cell; `tell(cell, event)` after every epoch. Writes and returns its row, or the row found in `out`."""
     place = out / "rows" / f"{cell.name}.json"
-    found = finished(place, plan)
+    found = finished(place, plan.key(cell))
     if found is not None:
         return found
     torch.manual_seed(cell.seed)
-    model, spec = build(cell.method, cell.depth, num_classes=data.num_classes, in_chans=data.channels)
+    model, spec = plan.build(cell, data)
     counted = cost(model, (data.channels, data.image_size, data.image_size))
     before = survival(model, data)
     events = []
-    folder = out / "models" / f"{cell.name}-{plan.key()}"
-    for event in train(model, data, plan.recipe, seed=cell.seed, device=device, out=folder, spec=spec):
+    recipe, key = plan.recipe_of(cell), plan.key(cell)
+    folder = out / "models" / f"{cell.name}-{key}"
+    for event in train(model, data, recipe, seed=cell.seed, device=device, out=folder, spec=spec):
         events.append(event)
         tell(cell, event)
     speeds = sorted(event.images_per_second for event in events)
@@ -103,18 +153,19 @@ def run_cell(plan: Comparison, cell: Cell, data: Dataset, *, device: str, out: P
     row |= {"test_accuracy": events[-1].test_accuracy, "train_accuracy": events[-1].train_accuracy}
     row |= {"images_per_second": speeds[len(speeds) // 2], "seconds": sum(event.seconds for event in events)}
     row |= {"curve": [asdict(event) for event in events], "model": str(folder.relative_to(out))}
-    row |= {"survival_at_init": before, "survival_trained": survival(model, data), "key": plan.key()}
+    row |= {"survival_at_init": before, "survival_trained": survival(model, data), "key": key}
+    row |= {"lr": recipe.optimizer.lr, "options": plan.table[cell.method].options}
     _write(place, row)
     return row
 
 
-def finished(place: Path, plan: Comparison) -> dict[str, Any] | None:
-    """The row at `place` if it is whole and of these settings, else None."""
+def finished(place: Path, key: str) -> dict[str, Any] | None:
+    """The row at `place` if it is whole and of the settings with this `key`, else None."""
     try:
         row = json.loads(place.read_text())
     except (OSError, ValueError):
         return None
-    return row if row.get("key") == plan.key() else None
+    return row if row.get("key") == key else None
 
 
 def _write(place: Path, row: dict[str, Any]) -> None:
