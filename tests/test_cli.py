@@ -19,15 +19,16 @@ from pnnh import __version__, report
 from pnnh.cli import COMMANDS, main
 
 FLAGS = {
-    "bench": "models batch_size image_size device amp compiled pairs out",
+    "bench": "models preset batch_size image_size device amp mode layout pairs out",
     "certify": "model strict image_size json",
-    "compare": "data methods depths epochs seeds out image_size limit batch_size lr device jobs",
+    "compare": "data methods depths epochs seeds out image_size limit batch_size lr holdout device jobs",
     "convert": "model form dry_run weights image_size out",
-    "diagnose": "model data images weights compare num image_size seed out",
-    "export": "model to out data image_size",
-    "fuse": "model out storage",
+    "diagnose": "model data images weights compare num image_size dists seed out",
+    "export": "model to out form data image_size",
+    "fuse": "model out form storage",
     "models": "",
-    "train": "model data out epochs batch_size lr seed image_size channels limit device amp resume",
+    "train": "model data out epochs batch_size lr seed image_size channels limit device amp "
+    "parallel accumulate checkpointing resume",
 }
 QUICK = ["--depths", "8", "--epochs", "1", "--device", "cpu", "--jobs", "1"]
 

@@ -29,10 +29,14 @@ def run(
     limit: int | None = None,
     device: str = "auto",
     amp: Literal["fp32", "bf16"] = "fp32",
+    parallel: Literal["ddp", "fsdp2"] = "ddp",
+    accumulate: int = 1,
+    checkpointing: bool = False,
     resume: bool = True,
 ) -> int:
     """Train MODEL; weights, record and a state to go on from are written to --out.
 
+    Several processes train it together under `torchrun` or `accelerate launch`.
     Exit code 0: done. 75: stopped by SIGTERM or Ctrl-C and saved; the same command goes on.
 
     Args:
@@ -40,7 +44,7 @@ def run(
         data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg).
         out: Folder for model.safetensors, record.json, manifest.json, events.jsonl and state/.
         epochs: Passes over the training images.
-        batch_size: Images a step; default 128, or 64 below 10,000 training images.
+        batch_size: Images a step, over all processes; default 128, or 64 below 10,000 training images.
         lr: Largest learning rate of SGD with one cycle.
         seed: Of the weights, the order of the images and the augmentation.
         image_size: Pixels a side; default the data's own.
@@ -48,24 +52,34 @@ def run(
         limit: Train on so many images only, stratified.
         device: auto, cpu, cuda, cuda:1, ...
         amp: Arithmetic of the forward pass.
+        parallel: Several processes each hold the model (ddp) or a part of it (fsdp2).
+        accumulate: Passes in which a process works through its share of a step.
+        checkpointing: Compute activations again in the backward pass instead of keeping them.
         resume: Go on with the run found in --out; False starts anew.
     """
     from pnnh import train
 
     place = train.pick_device(device)
-    train.check_writable(out)
-    images = train.load_data(data, image_size=image_size, channels=channels, limit=limit)
+    team = train.join(place.type)
+    team.first(lambda: train.check_writable(out))
+    shape = {"image_size": image_size, "channels": channels}
+    images = team.in_turn(lambda: train.load_data(data, **shape, limit=limit))
     chosen = {} if batch_size is None else {"batch_size": batch_size}
     recipe = train.recipe_for(images, epochs=epochs, optimizer=train.SGD(lr=lr), amp=amp, **chosen)
     network, spec = _build(model, images, seed)
+    held = {"ddp": train.DDP(), "fsdp2": train.FSDP2()}[parallel]
+    execution = train.Execution(held, accumulate=accumulate, checkpointing=checkpointing)
     with train.StopOnSignal() as stop:
         try:
             options = {"seed": seed, "device": place, "out": out, "resume": resume, "spec": spec, "stop": stop}
-            for epoch in train.train(network, images, recipe, **options):
-                print(f"epoch {epoch.epoch}/{epochs}  {epoch}", flush=True)
+            for epoch in train.train(network, images, recipe, **options, execution=execution):
+                if team.rank == 0:
+                    print(f"epoch {epoch.epoch}/{epochs}  {epoch}", flush=True)
         except train.Stopped as stopped:
             print(f"pnnh train: {stopped}", file=sys.stderr)
             return train.STOPPED_EXIT_CODE
+    if team.rank:
+        return 0
     print(f"{model} on {images.name}: test accuracy {100 * epoch.test_accuracy:.2f} %, saved in {out}")
     return 0
 

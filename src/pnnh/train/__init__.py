@@ -4,13 +4,17 @@ from pnnh.train.augment import Augment
 from pnnh.train.checkpoint import Checkpoint, check_writable
 from pnnh.train.data import Dataset, Split, load_data
 from pnnh.train.evaluate import Evaluation, Normalise, evaluate
+from pnnh.train.execution import DDP, FSDP2, Execution
 from pnnh.train.finite import NotFinite
 from pnnh.train.groups import param_groups
 from pnnh.train.loop import Epoch, Stopped, check_fit, pick_device, train
+from pnnh.train.processes import join
 from pnnh.train.recipe import SGD, AdamW, Cosine, OneCycle, Recipe, recipe_for
 from pnnh.train.stopping import STOPPED_EXIT_CODE, StopOnSignal
 
 __all__ = [
+    "DDP",
+    "FSDP2",
     "SGD",
     "STOPPED_EXIT_CODE",
     "AdamW",
@@ -20,6 +24,7 @@ __all__ = [
     "Dataset",
     "Epoch",
     "Evaluation",
+    "Execution",
     "Normalise",
     "NotFinite",
     "OneCycle",
@@ -30,6 +35,7 @@ __all__ = [
     "check_fit",
     "check_writable",
     "evaluate",
+    "join",
     "load_data",
     "param_groups",
     "pick_device",

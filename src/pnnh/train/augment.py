@@ -25,16 +25,19 @@ class Augment:
         if self.pad < 0:
             raise UsageError(f"pad {self.pad} must be 0 or more pixels")
 
-    def draw(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
-        """images [M, C, H, W], index [N] -> the augmented batch [N, C, H, W], same dtype, channels_last."""
+    def draw(self, images: Tensor, index: Tensor, generator: torch.Generator, part: slice = slice(None)) -> Tensor:
+        """images [M, C, H, W], index [N] -> the augmented batch [N, C, H, W], same dtype, channels_last.
+
+        `part` of it, if only that is wanted: the same images as in the whole batch.
+        """
         n, device = len(index), images.device
 
         def integers(high: int) -> Tensor:
             return torch.randint(high, (n, 1), generator=generator, device=device)
 
         shift_y, shift_x = integers(2 * self.pad + 1) - self.pad, integers(2 * self.pad + 1) - self.pad
-        mirrored = integers(2).bool() if self.flip else None
-        return shift(images, index, shift_y, shift_x, mirrored)
+        mirrored = integers(2).bool()[part] if self.flip else None
+        return shift(images, index[part], shift_y[part], shift_x[part], mirrored)
 
 
 def shift(images: Tensor, index: Tensor, shift_y: Tensor, shift_x: Tensor, mirrored: Tensor | None) -> Tensor:

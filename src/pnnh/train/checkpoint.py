@@ -53,12 +53,16 @@ class Checkpoint:
         return model
 
 
-def save(folder: str | PathLike[str], model: nn.Module, record: Mapping[str, Any]) -> Path:
-    """Write model.safetensors, record.json and, last, manifest.json into `folder`, which may exist."""
+def save(folder: str | PathLike[str], model: nn.Module | Tensors, record: Mapping[str, Any]) -> Path:
+    """Write model.safetensors, record.json and, last, manifest.json into `folder`, which may exist.
+
+    model: a module, or its state_dict.
+    """
     folder = Path(folder)
+    tensors = model.state_dict() if isinstance(model, nn.Module) else model
     check_writable(folder)
     (folder / "manifest.json").unlink(missing_ok=True)
-    _write_all(folder, {"model.safetensors": model.state_dict()}, {"record.json": record})
+    _write_all(folder, {"model.safetensors": tensors}, {"record.json": record})
     return folder
 
 

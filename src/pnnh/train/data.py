@@ -5,15 +5,21 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from pnnh._errors import UsageError
+
+if TYPE_CHECKING:
+    from pnnh.train.feed import Feed
+    from pnnh.train.processes import Alone
+    from pnnh.train.recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +31,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def batches(self, batch_size: int, processes: Alone) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image once, in batches; with several processes, each has every n-th image."""
+        mine = slice(processes.rank, None, processes.size)
+        return zip(self.images[mine].split(batch_size), self.labels[mine].split(batch_size), strict=True)
 
     def take(self, index: Tensor) -> Split:
         return Split(self.images[index], self.labels[index])
@@ -95,6 +106,13 @@ class Dataset:
         held, kept = self.train.stratified(round(fraction * len(self.train)), seed)
         name = f"{self.name} (tuning split {fraction:g})"
         return replace(self, name=name, train=self.train.take(kept), test=self.train.take(held))
+
+    def feed(self, recipe: Recipe, seed: int, device: torch.device, processes: Alone) -> Feed:
+        """The batches that `recipe` asks for."""
+        from pnnh.train.feed import Feed
+
+        choices = {"batch_size": recipe.batch_size, "seed": seed, "device": device, "processes": processes}
+        return Feed(self.train.images, self.train.labels, recipe.augment, **choices)
 
     def to_dict(self) -> dict:
         """What a record says about the data."""

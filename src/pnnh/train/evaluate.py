@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pnnh.train.data import Dataset, Split
+from pnnh.train.processes import Alone
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,16 @@ def evaluate(
     batch_size: int = 512,
     device: torch.device | str | None = None,
     amp: str = "fp32",
+    processes: Alone | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Accuracy and loss of `model` (in eval mode, put back afterwards) on data.test, or on another `split`.
 
     device: default the model's own. Waits for the device once, at the end.
+    processes: each looks at its part of the images, none twice; all get the same result.
+    between: called between batches; what it raises ends the evaluation.
     """
+    processes = processes or Alone()
     device = next(model.parameters()).device if device is None else torch.device(device)
     split = data.test if split is None else split
     normalise = Normalise(data, device)
@@ -62,12 +69,34 @@ def evaluate(
     model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
-        labels = labels.to(device, non_blocking=True)
-        with autocast(device, amp):
-            logits = model(normalise(images.to(device, non_blocking=True)))
-        correct += (logits.argmax(1) == labels).sum()
-        loss += F.cross_entropy(logits.float(), labels, reduction="sum").double()
-    for module, was in training.items():
-        module.training = was
-    return Evaluation(correct.item() / len(split), loss.item() / len(split), len(split))
+    count = torch.zeros((), dtype=torch.int64, device=device)
+    try:
+        for number, (images, labels) in enumerate(_together(split.batches(batch_size, processes), data, processes)):
+            if number:
+                between()
+            labels = labels.to(device, non_blocking=True)
+            with autocast(device, amp):
+                logits = model(normalise(images.to(device, non_blocking=True)))[: len(labels)]
+            correct += (logits.argmax(1) == labels).sum()
+            loss += F.cross_entropy(logits.float(), labels, reduction="sum").double()
+            count += len(labels)
+    finally:
+        for module, was in training.items():
+            module.training = was
+    total = int(processes.sum(count).item())
+    return Evaluation(processes.sum(correct).item() / total, processes.sum(loss).item() / total, total)
+
+
+def _together(
+    batches: Iterator[tuple[Tensor, Tensor]], data: Dataset, processes: Alone
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of this process, then black images without labels until no process has any left.
+
+    A model that is spread over the processes answers only where all of them ask.
+    """
+    for batch in batches:
+        processes.any(True)
+        yield batch
+    nothing = torch.zeros(1, data.channels, data.image_size, data.image_size, dtype=torch.uint8)
+    while processes.any(False):
+        yield nothing, torch.zeros(0, dtype=torch.int64)

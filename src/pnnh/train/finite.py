@@ -31,8 +31,8 @@ class Watch:
 
 
 @torch.no_grad()
-def locate(model: nn.Module, images: Tensor) -> str:
-    """One forward pass; which layer, in the order of the calls, is the first to put out NaN or infinity."""
+def locate(model: nn.Module, images: Tensor) -> str | None:
+    """One forward pass; which layer, in the order of the calls, is the first to put out NaN or infinity, if any."""
     first: list[tuple[str, nn.Module]] = []
     handles = [
         module.register_forward_hook(lambda m, _, out, path=path: first.append((path, m)) if _broken(out) else None)
@@ -44,7 +44,7 @@ def locate(model: nn.Module, images: Tensor) -> str:
         for handle in handles:
             handle.remove()
     if not first:
-        return "every layer's output is finite again; the loss was not"
+        return None
     path, module = first[0]
     label = f"layer {path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
     own = [name for name, p in module.named_parameters() if not torch.isfinite(p).all()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -14,7 +15,9 @@ from torch import nn
 
 from pnnh._errors import RunError, UsageError
 from pnnh.train.data import Dataset
-from pnnh.train.evaluate import evaluate
+from pnnh.train.evaluate import Evaluation, evaluate
+from pnnh.train.execution import Execution
+from pnnh.train.processes import join
 from pnnh.train.recipe import Recipe
 from pnnh.train.run import Run
 from pnnh.train.store import Store
@@ -69,42 +72,55 @@ def train(
     spec: dict[str, Any] | None = None,
     evaluate_every: int = 1,
     stop: Callable[[], bool] = lambda: False,
+    execution: Execution | None = None,
 ) -> Iterator[Epoch]:
     """Train `model` in place: an iterator that yields an Epoch after each epoch.
 
-    When it is exhausted `model` is in eval mode and holds the final (averaged) weights.
+    When it is exhausted `model` is in eval mode and holds the final (averaged) weights. Under `torchrun` or
+    `accelerate launch` all processes call this alike and train one model together; the recipe's batch size is the
+    number of images of one update, whatever their number.
 
     out: folder for `events.jsonl`, the resumable state after every epoch, and at the end model.safetensors, record.json
         and manifest.json. A run found there goes on where it stopped, its earlier epochs yielded first; on a CPU the
         result is bitwise that of an uninterrupted run. `resume=False` starts anew.
     spec: {"name", "kwargs"} for the record, so that other commands can rebuild the model.
     evaluate_every: epochs between looks at data.test; 0 never. The last epoch is always looked at otherwise.
-    stop: asked after every step; when true the state is saved and Stopped raised.
+    stop: asked after every step and between batches of an evaluation; when true the state is saved, Stopped raised.
+    execution: how several processes hold the model, passes per batch, checkpointing; see `Execution`.
     Raises UsageError at once, before any step (device, shapes, classes, `out`); NotFinite when the loss is not.
     """
     device = pick_device(device)
     check_fit(model, data)
-    run = Run(model, data, recipe, seed, device)
+    run = Run(model, data, recipe, seed, device, execution=execution, processes=join(device.type))
     store = None if out is None else Store(out, run, spec, resume=resume)
     return _epochs(run, store, evaluate_every, stop)
 
 
 def _epochs(run: Run, store: Store | None, evaluate_every: int, stop: Callable[[], bool]) -> Iterator[Epoch]:
+    try:
+        yield from _trained(run, store, evaluate_every, lambda: _stop_if(stop, run, store))
+    finally:
+        if store is not None:
+            store.close()
+
+
+def _trained(run: Run, store: Store | None, evaluate_every: int, between: Callable[[], None]) -> Iterator[Epoch]:
     history = [] if store is None else store.history
     yield from [Epoch(**event) for event in history]
     spent: list[float] = []
     for number in range(len(history) + 1, run.recipe.epochs + 1):
         start, first = time.perf_counter(), run.step
-        _updates(run, number * run.steps_per_epoch, store, stop)
+        _updates(run, number * run.steps_per_epoch, between)
         seconds = time.perf_counter() - start
         look = evaluate_every and (number % evaluate_every == 0 or number == run.recipe.epochs)
-        seen = evaluate(run.averaged, run.data, device=run.device, amp=run.recipe.amp) if look else None
+        seen = _look(run, between) if look else None
         spent.append(time.perf_counter() - start)
+        loss, correct = run.sums()
         event = Epoch(
             epoch=number,
             step=run.step,
-            loss=run.loss_sum.item() / run.steps_per_epoch,
-            train_accuracy=run.correct.item() / (run.steps_per_epoch * run.recipe.batch_size),
+            loss=loss / run.steps_per_epoch,
+            train_accuracy=correct / (run.steps_per_epoch * run.recipe.batch_size),
             test_accuracy=seen.accuracy if seen else None,
             test_loss=seen.loss if seen and math.isfinite(seen.loss) else None,
             lr=run.lr,
@@ -122,24 +138,38 @@ def _epochs(run: Run, store: Store | None, evaluate_every: int, stop: Callable[[
         store.finish()
 
 
-def _updates(run: Run, end: int, store: Store | None, stop: Callable[[], bool]) -> None:
+def _look(run: Run, between: Callable[[], None]) -> Evaluation:
+    choices = {"device": run.device, "amp": run.recipe.amp, "processes": run.processes}
+    return evaluate(run.averaged, run.data, between=between, **choices)
+
+
+def _updates(run: Run, end: int, between: Callable[[], None]) -> None:
     """Train up to step `end`; the device has finished when this returns. Raises Stopped, NotFinite."""
     run.model.train()
     while run.step < end:
         run.advance()
-        if stop():
-            if store is not None:
-                store.save()
-            saved = f"; the same command goes on from {store.folder}" if store else ", nothing saved (no out folder)"
-            raise Stopped(f"stopped at step {run.step} of {run.steps}{saved}")
-    if run.watch.was_bad():
+        between()
+    if run.processes.any(run.watch.was_bad()):
         run.refuse()
 
 
+def _stop_if(stop: Callable[[], bool], run: Run, store: Store | None) -> None:
+    """Save and raise Stopped, in all processes, if one of them is asked to stop."""
+    if not run.processes.any(stop()):
+        return
+    if store is not None:
+        store.save()
+    saved = f"; the same command goes on from {store.folder}" if store else ", nothing saved (no out folder)"
+    raise Stopped(f"stopped at step {run.step} of {run.steps}{saved}")
+
+
 def pick_device(name: str | torch.device) -> torch.device:
-    """ "auto" is CUDA where there is one, else the CPU. Raises UsageError for a device this machine has not."""
+    """ "auto" is CUDA where there is one (for each process of a machine its own), else the CPU.
+
+    Raises UsageError for a device this machine has not.
+    """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.zeros((), device=device)
@@ -162,7 +192,8 @@ def check_fit(model: nn.Module, data: Dataset) -> None:
         raise UsageError(f"images have {data.channels} channel(s), the model takes {wanted}; {way_out}")
     training = {module: module.training for module in model.modules()}
     try:
-        logits = model.eval()(torch.zeros(2, *data.train.images.shape[1:], device=parameter.device))
+        side = data.image_size
+        logits = model.eval()(torch.zeros(2, data.channels, side, side, device=parameter.device))
     except (RuntimeError, ValueError, AssertionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
         raise UsageError(f"the model refuses images of {shape}: {reason}; change image_size or the model") from None

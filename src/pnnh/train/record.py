@@ -32,6 +32,7 @@ def build(run: Run, *, spec: dict[str, Any], history: list[dict[str, Any]]) -> d
         "classes": list(run.data.classes),
         "recipe": run.recipe.to_dict(),
         "seed": run.seed,
+        "execution": run.execution.to_dict() | {"processes": run.processes.size},
         "result": {
             "test_accuracy": last["test_accuracy"],
             "train_accuracy": last["train_accuracy"],
