@@ -14,6 +14,7 @@ from pnnh.certify import certify
 from pnnh.convert import export, fuse, quantise
 from pnnh.convert.quantise import sqnr
 from pnnh.layers import FrozenDirac, PerLayerCoder, PipelinedStage, PlainOptions
+from pnnh.layers.fold import fold
 
 
 def net(name="pnnh_resnet_tiny", **kwargs):
@@ -24,12 +25,38 @@ def net(name="pnnh_resnet_tiny", **kwargs):
 VARIANTS = {
     "default": {},
     "pipelined": {"form": PipelinedStage},
+    "pipelined, wide coder": {
+        "form": PipelinedStage,
+        "options": PlainOptions(kernel_size=1, coder_kernel_size=3, dilation=2),
+    },
     "own coders": {"options": PlainOptions(coder=PerLayerCoder())},
     "frozen, pipelined": {"form": PipelinedStage, "options": PlainOptions(coder=FrozenDirac())},
     "groups": {"learner_ratio": 0.5, "options": PlainOptions(groups=2)},
     "dilated": {"options": PlainOptions(dilation=2)},
     "1 x 1": {"options": PlainOptions(kernel_size=1)},
 }
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_structured_form_is_the_same_function_without_zeros_and_diracs(name):
+    model = net(**VARIANTS[name])
+    fused = fuse(model, form="structured")
+    assert fused.fusion.relative_error <= 1e-12
+    assert fused.fusion.macs_after <= 1.02 * fused.fusion.macs_before  # the shift of the stream is all that is added
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+    certificate = certify(fused, torch.zeros(2, 3, 32, 32))
+    assert certificate.plain
+    assert certificate.depth == 7
+
+
+def test_kernel_entries_of_a_learn_and_a_write_in_either_form():
+    stage = net(depth=14, learner_ratio=0.75).stages[0]
+    learner, stream, read, write = 3, 4, 9, stage.coders[0].weight[0, 0].numel()
+    dense, thin = fold(stage), fold(stage, "structured")
+    sizes = [module.weight.numel() for module in dense if isinstance(module, nn.Conv2d)]
+    assert sizes[2:] == [read * stream * (learner + stream), write * (learner + stream) * stream]
+    sizes = [conv.weight.numel() for layer in thin.layers for conv in layer.modules() if isinstance(conv, nn.Conv2d)]
+    assert sizes[1:] == [read * stream * learner, stream, write * learner * stream]  # in between: the shift
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -53,8 +80,22 @@ def test_depth_56_folds_to_rounding():
 def test_a_foreign_model_with_our_stages_and_timms_blocks_fold():
     foreign = nn.Sequential(net().stages, nn.Flatten(), nn.Linear(16 * 4, 3)).eval()
     assert fuse(foreign, torch.randn(2, 4, 8, 8)).fusion.folded == ("0.0", "0.1", "0.2")
-    repvgg = with_statistics(timm.create_model("repvgg_a0", num_classes=3))
-    assert fuse(repvgg, torch.randn(2, 3, 32, 32)).fusion.relative_error <= 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "size"),
+    [
+        ("repvgg_a0", {"num_classes": 3}, 32),
+        ("repvit_m0_9", {"num_classes": 3, "depth": (1, 1, 1, 1)}, 64),
+        ("levit_128s", {"num_classes": 3, "img_size": 64, "depth": (1, 1, 1)}, 64),
+    ],
+)
+def test_timms_blocks_fold_through_their_own_interface(name, kwargs, size):
+    model = with_statistics(timm.create_model(name, **kwargs))
+    fused = fuse(model, torch.randn(2, 3, size, size))
+    assert fused.fusion.relative_error <= 1e-9
+    assert not any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in fused.modules())
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_shared_stage_is_folded_once():

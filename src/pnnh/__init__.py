@@ -28,6 +28,8 @@ _HOMES = {
     "export": "convert",
     "fuse": "convert",
     "load_data": "train",
+    "measure_cost": "convert",
+    "plan_memory": "convert",
     "quantise": "convert",
     "recipe_for": "train",
     "solve_shift": "theory",

@@ -10,16 +10,20 @@ import torch
 from torch import nn
 
 from pnnh._errors import UsageError
+from pnnh.layers.fold import Form
 
 CALIBRATION_IMAGES = 512
 Table = tuple[str, list[dict]]
 
 
 class Deployment:
-    """One model, one folder. `data` names the data set, None if there is none."""
+    """One model, one folder. `data` names the data set, None if there is none; `form` is that of the fused net."""
 
-    def __init__(self, model: nn.Module, shape: tuple[int, int, int], out: Path, name: str, data: str | None):
+    def __init__(
+        self, model: nn.Module, shape: tuple[int, int, int], out: Path, name: str, data: str | None, form: Form
+    ):
         self.model, self.shape, self.out, self.name, self.data_name = model, shape, out, name, data
+        self.form: Form = form
         self.example = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
 
     @cached_property
@@ -46,11 +50,12 @@ class Deployment:
 
             self.out.mkdir(parents=True, exist_ok=True)
             found = to_executorch(
-                self.out / f"{self.name}.pte", fused_if_possible(self.model, self.example), self.example
+                self.out / f"{self.name}.pte", fused_if_possible(self.model, self.example, self.form), self.example
             )
             yield "executorch", [vars(found)]
             return
-        yield to, export(self.model, self.example, path, labels=self._labels(), preprocessing=self._steps()).rows()
+        facts = {"form": self.form, "labels": self._labels(), "preprocessing": self._steps()}
+        yield to, export(self.model, self.example, path, **facts).rows()
         if to == "openvino":
             from pnnh.convert.edge import to_openvino
 

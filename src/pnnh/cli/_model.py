@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
+import sys
 from pathlib import Path
 
 from pnnh._errors import RunError, UsageError
@@ -79,34 +81,39 @@ def _from_checkpoint(folder: Path, changes: dict):
         name, kwargs = saved.record["model"]["name"], dict(saved.record["model"].get("kwargs") or {})
     except (KeyError, TypeError) as error:
         raise UsageError(f'{folder}/record.json has no "model": {{"name": ..., "kwargs": ...}}') from error
-    model, shape = _from_function(name, kwargs) if ":" in name else _from_timm(name, False, kwargs, None)
+    home = saved.record["model"].get("folder")
+    model, shape = _from_function(name, kwargs, home) if ":" in name else _from_timm(name, False, kwargs, None)
     data = saved.record.get("data") or {}
     shape = (data.get("channels", shape[0]), *[data.get("image_size", side) for side in shape[1:]])
-    storage = saved.record["model"].get("storage")
+    storage, form = saved.record["model"].get("storage"), saved.record["model"].get("form", "dense")
     if storage == "fused":
         from pnnh.convert.fuse import fold_all
 
-        model = fold_all(model.double())[0].float()
+        model = fold_all(model.double(), form)[0].float()
     model = saved.load_into(model).eval()
     if storage == "shared":
         import torch
 
         from pnnh.convert import fuse
 
-        model = fuse(model, torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)))
+        model = fuse(model, torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)), form=form)
     return model, shape
 
 
-def _from_function(spec: str, changes: dict):
+def _from_function(spec: str, changes: dict, home: str | None = None):
+    """`home`: the working directory of the training, to name where a module is to be found; nothing is run from there."""
     from torch import nn
 
     if changes:
         raise UsageError(f"{spec} takes no {', '.join(changes)}; build the model as wanted inside the function")
     module, _, name = spec.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # as `python -m pnnh` has it
     try:
         build = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UsageError(f"cannot import {spec!r}: {error}; give {FORMS}") from error
+        there = f"it was trained in {home}, run the command there or put that folder on PYTHONPATH" if home else ""
+        raise UsageError(f"cannot import {spec!r}: {error}; {there or f'give {FORMS}'}") from error
     model = build() if not isinstance(build, nn.Module) else build
     if not isinstance(model, nn.Module):
         raise UsageError(f"{spec} returned {type(model).__name__}, not a torch.nn.Module")

@@ -12,13 +12,15 @@ def run(
     model: Annotated[str, tyro.conf.Positional],
     *,
     out: Path,
+    form: Literal["dense", "structured"] = "dense",
     storage: Literal["fused", "shared"] = "fused",
 ) -> None:
-    """Fold norms and coder of MODEL: each plain layer becomes one Conv2d and its activation. Proves itself.
+    """Fold norms and coder of MODEL: between two activations one linear map is left. Proves itself.
 
     Args:
         model: A checkpoint folder (or any MODEL whose norms have seen data).
         out: Folder for the fused checkpoint; every command reads it back fused.
+        form: dense (a bare chain of single convolutions) or structured (thin convolutions and an Add; fewer MACs).
         storage: What the file holds: fused (the folded weights) or shared (training weights, folded at load).
     """
     import json
@@ -31,10 +33,10 @@ def run(
     from pnnh.train import checkpoint
 
     network, shape = load_model(model)
-    fused = fuse(network, _noise(shape))
+    fused = fuse(network, _noise(shape), form=form)
     source = Path(model) / "record.json"
     record = json.loads(source.read_text()) if source.is_file() else {"model": {"name": model, "kwargs": {}}}
-    record["model"]["storage"] = storage
+    record["model"] |= {"storage": storage, "form": form}
     folder = checkpoint.save(out, fused if storage == "fused" else network, record)
     console = Console()
     console.print(report.terminal(fused.fusion.rows(), title=model))

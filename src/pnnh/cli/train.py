@@ -95,7 +95,7 @@ def _build(model: str, images: Dataset, seed: int) -> tuple[nn.Module, dict[str,
     if (Path(model) / "record.json").is_file():
         return load_model(model)[0], json.loads((Path(model) / "record.json").read_text())["model"]
     if ":" in model:
-        return load_model(model)[0], {"name": model, "kwargs": {}}
+        return load_model(model)[0], {"name": model, "kwargs": {}, "folder": str(Path.cwd())}
     kwargs = {"num_classes": images.num_classes, "in_chans": images.channels}
     network, _ = load_model(model, **kwargs, image_size=images.image_size)
     config = timm.get_pretrained_cfg(model, allow_unregistered=True)

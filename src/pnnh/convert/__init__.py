@@ -1,7 +1,7 @@
 """Fuse, convert exactly, prove, plan memory, export."""
 
 from pnnh.convert.convert import Conversion, convert
-from pnnh.convert.cost import Cost, measure_cost
+from pnnh.convert.cost import InferenceCost, measure_cost
 from pnnh.convert.export import Exported, export
 from pnnh.convert.fuse import Fusion, fuse
 from pnnh.convert.memory import MemoryPlan, plan_memory
@@ -9,9 +9,9 @@ from pnnh.convert.quantise import Quantised, quantise
 
 __all__ = [
     "Conversion",
-    "Cost",
     "Exported",
     "Fusion",
+    "InferenceCost",
     "MemoryPlan",
     "Quantised",
     "convert",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import nn
@@ -12,12 +12,12 @@ from pnnh._errors import RunError, UsageError
 from pnnh.certify import Certificate
 from pnnh.certify.certificate import certify_trace
 from pnnh.certify.trace import Example, as_arguments, trace
-from pnnh.convert.cost import Cost, cost_of
+from pnnh.convert.cost import InferenceCost, cost_of
 from pnnh.convert.dense import dense_twin
 from pnnh.convert.equivalence import Agreement, compare
 from pnnh.convert.structured import Carry, refuse_inconvertible, structured_twin
+from pnnh.layers.fold import Form
 
-Form = Literal["structured", "dense"]
 TOLERANCE = 1e-9
 
 
@@ -31,8 +31,8 @@ class Conversion:
 
     form: Form
     joins: int
-    before: Cost
-    after: Cost
+    before: InferenceCost
+    after: InferenceCost
     carries: tuple[Carry, ...]
     certificate: Certificate
     agreement: Agreement | None
@@ -67,8 +67,8 @@ def convert(
     Raises:
         UsageError: something has no exact twin (named, with the way out). RunError: the proof failed.
     """
-    if form not in ("structured", "dense"):
-        raise UsageError(f"form {form!r} is not known; choose structured or dense")
+    if form not in get_args(Form):
+        raise UsageError(f"form {form!r} is not known; choose {' or '.join(get_args(Form))}")
     arguments = tuple(item if len(item) > 1 else torch.cat([item, item]) for item in as_arguments(example))
     source = trace(model, arguments)
     refuse_inconvertible(source)

@@ -21,6 +21,7 @@ from pnnh.certify.trace import Example, Trace, as_arguments, trace
 from pnnh.certify.values import values_of
 from pnnh.convert.equivalence import Agreement, agreement
 from pnnh.convert.fuse import fold_all, fuse
+from pnnh.layers.fold import Form
 
 TOLERANCE = 1e-5
 BATCHES = (1, 3, 8)
@@ -55,6 +56,7 @@ def export(
     example: Example,
     path: str | Path,
     *,
+    form: Form = "dense",
     labels: Sequence[str] = (),
     preprocessing: dict | None = None,
 ) -> Exported:
@@ -63,6 +65,7 @@ def export(
     Args:
         model: in eval mode.
         example: one input tensor, batch of 2 or more; the first dimension is free in the file.
+        form: of what is fused, as in `fuse`: `dense` (a bare chain) or `structured` (fewer MACs, an Add per write).
         path: ends in .onnx or .pt2; `<path>.json` gets the metadata (opset, sha256, preprocessing, labels, agreement).
         labels: class names, in the order of the outputs.
         preprocessing: what to do to an image; default: the model's own timm configuration.
@@ -75,7 +78,7 @@ def export(
         raise UsageError(f"{path.name} ends in {path.suffix or 'nothing'}; give a file that ends in .onnx or .pt2")
     if len(arguments) != 1 or len(arguments[0]) < 2:
         raise UsageError("export takes one example tensor with a batch of 2 or more, so that the batch size stays free")
-    net = contiguous(fused_if_possible(model, arguments[0]))
+    net = contiguous(fused_if_possible(model, arguments[0], form))
     traced = trace(net, arguments, dynamic_batch=True)
     plain, chain = certify_trace(traced).plain, is_chain(traced)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,12 +97,12 @@ def export(
     return done
 
 
-def fused_if_possible(model: nn.Module, example: torch.Tensor) -> nn.Module:
+def fused_if_possible(model: nn.Module, example: torch.Tensor, form: Form = "dense") -> nn.Module:
     """`fuse(model)`, or the model itself where nothing folds; train mode is refused either way."""
     if any(module.training for module in model.modules()):
         raise UsageError(f"{type(model).__name__} is in train mode; call .eval() first")
     _, folded = fold_all(copy.deepcopy(model).double())
-    return fuse(model, example) if folded else model
+    return fuse(model, example, form=form) if folded else model
 
 
 def contiguous(net: nn.Module) -> nn.Module:

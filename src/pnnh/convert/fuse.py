@@ -1,18 +1,22 @@
-"""`fuse`: a new model in which each plain layer is one Conv2d and its activation, and the proof that it is equal."""
+"""`fuse`: a new model without norms and coders, in one of two forms, and the proof that it is equal."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import nn
 
+from pnnh._cost import count_macs, count_params
 from pnnh._errors import RunError, UsageError
 from pnnh._tree import paths, replace, unwrap
 from pnnh.certify.trace import Example, as_arguments
 from pnnh.convert.equivalence import agreement, in_float64
-from pnnh.layers.fold import fold
+from pnnh.layers.fold import Form, fold
 
 TOLERANCE = 1e-9
 
@@ -21,14 +25,17 @@ TOLERANCE = 1e-9
 class Fusion:
     """What `fuse` did, kept as `.fusion` on its result.
 
-    folded: paths of what became convolutions. relative_error: of the folded net against the source, both in float64.
+    form: dense or structured. macs: multiply-accumulates of one image (first input). folded: paths of what became convolutions. relative_error: of the folded net against the source, both in float64.
     rounding: of the fused and of the unfused net in the source's dtype, against the source in float64.
     argmax: share of samples with the same largest output.
     """
 
+    form: Form
     folded: tuple[str, ...]
     parameters_before: int
     parameters_after: int
+    macs_before: int
+    macs_after: int
     relative_error: float
     rounding_fused: float
     rounding_unfused: float
@@ -39,48 +46,54 @@ class Fusion:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.folded)} parts folded, relative error {self.relative_error:.1e} in float64; "
+            f"{len(self.folded)} parts folded ({self.form}), relative error {self.relative_error:.1e} in float64; "
             f"rounding {self.rounding_fused:.1e} fused, {self.rounding_unfused:.1e} before"
         )
 
 
-def fuse(model: nn.Module, example: Example | None = None) -> nn.Module:
-    """Fold norms and coders: each plain layer becomes one Conv2d followed by its activation.
+def fuse(model: nn.Module, example: Example | None = None, *, form: Form = "dense") -> nn.Module:
+    """Fold norms and coders; between two activations one linear map is left.
 
     Folds our stages wherever they are, `Sequential` chains of Conv2d and BatchNorm2d, and timm's re-parameterisable
-    blocks (RepVGG, MobileOne, FastViT, ...) through their own `reparameterize`. The source is not changed. Folding is
-    done in float64, then cast to the source's dtype, on its device. The result is in eval mode and carries `.fusion`.
+    blocks (RepVGG, MobileOne, FastViT, RepViT, LeViT, ...) through their own `fuse` or `reparameterize`. The source is
+    not changed. Folding is done in float64, then cast to the source's dtype, on its device. The result is in eval mode
+    and carries `.fusion`.
 
     Args:
         model: in eval mode, with norms that have seen data.
         example: inputs for the proof; default: noise of the size in the model's own timm configuration.
+        form: `dense`: each plain layer is one Conv2d and its activation, a bare chain for hardware that runs only
+            chains. `structured`: learner and coder stay thin convolutions and the stream is added, not multiplied: plain
+            as well, fewer parameters and MACs, for runtimes that have an Add (CPUs, GPUs).
 
     Raises:
-        UsageError: train mode, uncalibrated norms, nothing to fold. RunError: the proof failed.
+        UsageError: unknown form, train mode, uncalibrated norms, nothing to fold. RunError: the proof failed.
     """
+    if form not in get_args(Form):
+        raise UsageError(f"form {form!r} is not known; choose {' or '.join(get_args(Form))}")
     source = unwrap(model)
     if any(module.training for module in paths(source)):
         raise UsageError(f"{type(source).__name__} is in train mode; call .eval() first: folding freezes the norms")
     arguments = as_arguments(example) if example is not None else _noise(source)
     reference = in_float64(source)
     _refuse_uncalibrated(source)
-    folded_net, folded = fold_all(copy.deepcopy(reference))
+    folded_net, folded = fold_all(copy.deepcopy(reference), form)
     if not folded:
         raise UsageError(
             f"{type(source).__name__} has nothing to fold: no plain stage, norm chain or re-parameterisable block"
         )
     fused = copy.deepcopy(folded_net).to(_dtype(source)).eval()
-    fused.fusion = _prove(source, reference, folded_net, fused, arguments, folded)
+    fused.fusion = _prove(source, reference, folded_net, fused, arguments, form, folded)
     return fused
 
 
-def fold_all(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
+def fold_all(model: nn.Module, form: Form = "dense") -> tuple[nn.Module, tuple[str, ...]]:
     """Fold everything in `model`, in place, in float64; returns (the new root, paths of what was folded)."""
     folded: list[str] = []
 
     def swap(path: str, module: nn.Module) -> nn.Module | None:
         try:
-            new = _reparameterized(module) or fold(module)
+            new = _by_timm(module) or fold(module, form)
         except UsageError as error:
             raise UsageError(f"{path or type(module).__name__}: {error}") from error
         if new is not None:
@@ -90,17 +103,33 @@ def fold_all(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
     return replace(model, swap), tuple(folded)
 
 
-def _reparameterized(module: nn.Module) -> nn.Module | None:
-    """A timm block folded by its own interface."""
-    if type(module).__module__.startswith("timm.") and hasattr(module, "reparameterize"):
-        module.reparameterize()
-        return module
+def _by_timm(module: nn.Module) -> nn.Module | None:
+    """A timm block folded by its own interface; whole timm models are walked into, so that foreign parts fold too."""
+    if not type(module).__module__.startswith("timm.") or hasattr(module, "forward_features"):
+        return None
+    with _float64_by_default():
+        if hasattr(module, "fuse"):
+            return module.fuse()
+        if hasattr(module, "reparameterize"):
+            module.reparameterize()
+            return module
     return None
+
+
+@contextlib.contextmanager
+def _float64_by_default() -> Iterator[None]:
+    """timm's blocks build what they fold to in the default dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _refuse_uncalibrated(model: nn.Module) -> None:
     for module, path in paths(model).items():
-        if not isinstance(module, nn.BatchNorm2d) or module.num_batches_tracked is None:
+        if not isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) or module.num_batches_tracked is None:
             continue
         untouched = not module.running_mean.any() and bool((module.running_var == 1).all())
         if untouched and module.num_batches_tracked == 0:
@@ -124,7 +153,7 @@ def _dtype(model: nn.Module) -> torch.dtype:
     return next(model.parameters()).dtype
 
 
-def _prove(source, reference, folded_net, fused, arguments, folded) -> Fusion:
+def _prove(source, reference, folded_net, fused, arguments, form, folded) -> Fusion:
     with torch.no_grad():
         wide = [item.double() if item.is_floating_point() else item for item in arguments]
         truth = reference(*wide)
@@ -134,6 +163,7 @@ def _prove(source, reference, folded_net, fused, arguments, folded) -> Fusion:
         raise RunError(
             f"fusing changed the function: relative error {exact.relative_error:.1e} in float64 (limit {TOLERANCE:.0e})"
         )
-    sizes = [sum(item.numel() for item in net.parameters()) for net in (source, fused)]
+    sizes = [count_params(net) for net in (source, fused)]
+    macs = [count_macs(net, arguments) // len(arguments[0]) for net in (source, fused)]
     errors = (exact.relative_error, after.relative_error, before.relative_error)
-    return Fusion(folded, *sizes, *errors, after.argmax)
+    return Fusion(form, folded, *sizes, *macs, *errors, after.argmax)
