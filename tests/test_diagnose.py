@@ -87,9 +87,9 @@ def test_identity_is_read_back_and_noise_is_not():
 
     found = diagnose(Pair(), pictures(64), **(CHEAP | {"decoder": Decoder(grid=8, features=64), "draws": 8}))
     kept, lost = found.layers
-    assert kept.r2 > 0.97
-    assert kept.psnr > kept.psnr_high + 15
-    assert kept.ssim > 0.9
+    assert kept.r2 > 0.9999
+    assert kept.psnr > kept.psnr_high + 40
+    assert kept.ssim > 0.9999
     assert lost.r2 <= lost.r2_high + 0.02
     assert lost.cka < 0.2 < 0.8 < kept.cka
     assert kept.r2_high < 0.1
@@ -98,9 +98,9 @@ def test_identity_is_read_back_and_noise_is_not():
 
 
 def test_depth_dissipates_in_the_plain_chain_and_growth_is_theory():
-    found = diagnose(chain(24), pictures(32), **(CHEAP | {"batch_size": 32}))
+    found = diagnose(chain(24), pictures(32), decoder=Decoder(grid=4), draws=3, batch_size=32, pictures=2)
     r2 = [layer.r2 for layer in found.layers]
-    assert r2[0] > 0.6 > 0.3 > r2[-1]
+    assert r2[0] > 0.85 > 0.1 > r2[-1]
     assert found.layers[0].cka > 0.8 > 0.3 > found.layers[-1].cka
     assert 1.211**23 / 3 < found.gradient_growth < 1.211**23 * 3
     assert found.layers[5].theory == "normalised"
@@ -239,8 +239,8 @@ def test_tokens_vectors_and_half_precision():
     (layer,) = diagnose(Tokens(), pictures(), **CHEAP).layers
     assert (layer.op, layer.shape) == ("relu", (32, 16))
     mlp = nn.Sequential(nn.Linear(12, 32), nn.ReLU()).bfloat16()
-    (layer,) = diagnose(mlp, torch.randn(64, 12), **CHEAP).layers
-    assert layer.r2 > layer.r2_high + 0.3
+    (layer,) = diagnose(mlp, torch.randn(256, 12), **CHEAP).layers  # 32 features: fewer images cannot fit the decoder
+    assert layer.r2 > 0.8 > 0.01 > layer.r2_high
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy
 import piq
 import pytest
 import torch
@@ -20,6 +21,23 @@ def test_cka_against_a_sum_over_quadruples():
     k, lat = measures.gram(x), measures.gram(y)
     terms = [k[i, j] * (lat[i, j] + lat[q, r] - 2 * lat[i, q]) for i, j, q, r in permutations(range(6), 4)]
     assert measures.hsic(k, lat).item() == pytest.approx((sum(terms) / len(terms)).item(), rel=1e-9)
+
+
+def test_cka_against_the_feature_space_form():
+    """Debiased linear CKA without any Gram matrix (Kornblith et al. 2019, appendix), in numpy."""
+    generator = numpy.random.default_rng(0)
+    x = generator.normal(size=(40, 9)) + 3
+    y = numpy.tanh(x[:, :5] - 3) + 0.5 * generator.normal(size=(40, 5))
+
+    def product(a, b):
+        a, b, n = a - a.mean(0), b - b.mean(0), len(a)
+        rows = (a**2).sum(1), (b**2).sum(1)
+        shared = n / (n - 2) * (rows[0] @ rows[1])
+        return ((a.T @ b) ** 2).sum() - shared + rows[0].sum() * rows[1].sum() / ((n - 1) * (n - 2))
+
+    expected = product(x, y) / math.sqrt(product(x, x) * product(y, y))
+    assert 0.2 < expected < 0.95
+    assert measures.cka(torch.tensor(x), torch.tensor(y)) == pytest.approx(expected, rel=1e-9)
 
 
 def test_cka_of_same_scaled_rotated_and_unrelated():
@@ -50,28 +68,32 @@ def test_effective_rank_and_cosines():
 
 
 def test_streamed_ridge_equals_a_direct_solution():
-    """Fitted on even images, scored on odd ones and the other way round, against solving on the stacked samples."""
+    """Fitted on even images, scored on odd ones and the other way round, against solving on the stacked samples.
+
+    Both sides carry an offset of their own in each of the 2 x 3 cells, which no map shared by the cells could make.
+    """
     generator = torch.Generator().manual_seed(0)
-    z, noise = torch.randn(40, 1, 1, 6, generator=generator) + 5, torch.randn(40, 1, 1, 4, generator=generator)
-    y = torch.einsum("ngwd,dt->ngwt", z, torch.randn(6, 4, generator=generator)) + noise
+    z, noise = torch.randn(40, 2, 3, 6, generator=generator) + 5, torch.randn(40, 2, 3, 4, generator=generator)
+    z, offset = z + torch.randn(2, 3, 6, generator=generator), 3 * torch.randn(2, 3, 4, generator=generator)
+    y = torch.einsum("nghd,dt->nght", z, torch.randn(6, 4, generator=generator)) + noise + offset
     pairs = Pairs()
     for start in range(0, 40, 8):
         for half in (0, 1):
             part = slice(start + half, start + 8, 2)
             described = torch.stack([y[part], noise[part]], 1)
             pairs.add(half, z[part], described, described.square().sum((2, 3, 4)))
-    readout = pairs.solve((1e-2,), pixels=4)
-    lost = 0.0
+    readout = pairs.solve((1e-2,), pixels=24)
+    lost = energy = 0.0
     for fit, score in ((0, 1), (1, 0)):
-        a, b = z[fit::2].flatten(1).double(), y[fit::2].flatten(1).double()
-        centred, penalty = a - a.mean(0), 1e-2 * (a - a.mean(0)).square().mean(0).mean()
-        weight = torch.linalg.solve(centred.T @ centred / 20 + penalty * torch.eye(6), centred.T @ (b - b.mean(0)) / 20)
-        guess = (z[score::2].flatten(1).double() - a.mean(0)) @ weight + b.mean(0)
-        lost += (guess - y[score::2].flatten(1)).square().sum().item()
-        read = readout.read(z[score::2], score).flatten(1)
-        assert torch.allclose(read.double(), guess, atol=1e-4)
-    assert readout.r2 == pytest.approx(1 - lost / y.square().sum().item(), abs=1e-5)
-    assert readout.mse == pytest.approx(lost / 160, rel=1e-4)
+        a, b, c, d = (t - t.mean(0) for t in (z[fit::2].double(), y[fit::2].double(), z[score::2], y[score::2]))
+        a, b = a.flatten(0, 2), b.flatten(0, 2)
+        weight = torch.linalg.solve(a.T @ a / 120 + 1e-2 * a.square().mean() * torch.eye(6), a.T @ b / 120)
+        guess = c.double() @ weight
+        lost += (guess - d).square().sum().item()
+        energy += d.square().sum().item()
+        assert torch.allclose(readout.read(z[score::2], score).double(), guess + y[score::2].mean(0), atol=1e-4)
+    assert readout.r2 == pytest.approx(1 - lost / energy, abs=1e-5)
+    assert readout.mse == pytest.approx(lost / 960, rel=1e-4)
 
 
 @pytest.mark.parametrize("cells", [(4, 4), (1, 1)])

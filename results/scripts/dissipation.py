@@ -1,13 +1,19 @@
 """The phenomenon, measured: plain, residual and PNNH nets of depth 56, and a VGG-like net, at initialisation.
 
-python results/scripts/dissipation.py                        # measure (some minutes on a core), then draw
-python results/scripts/dissipation.py --draw                 # the figures of docs/ again from the record
-python results/scripts/dissipation.py --weights FOLDER ...   # trained nets: checkpoint folders, in eval mode
+python results/scripts/dissipation.py           # measure (an hour on a core), then draw; runs on where it was stopped
+python results/scripts/dissipation.py --draw    # the figures of docs/ again from the record
+
+Trained nets, in eval mode on their own test images:
+
+pnnh compare --data digits --depths 56 --seeds 0,1,2 --out runs/digits
+python results/scripts/dissipation.py --weights 'runs/digits/models/*-56-*'
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import json
 import statistics
 from pathlib import Path
@@ -17,7 +23,10 @@ from torch import nn
 
 HERE = Path(__file__).resolve().parent
 RESULTS, FIGURES = HERE.parent, HERE.parent.parent / "docs" / "figures"
+PARTS = HERE.parent.parent / "runs" / "dissipation"  # one file a net and seed: what is there is not measured again
 NAMES = {"plain_resnet56": "plain", "cifar_resnet56": "residual", "pnnh_resnet56": "PNNH"}
+CSV = ("depth", "survival", "r2", "r2_floor", "r2_high", "cka", "cka_floor", "cka_high", "ssim", "ssim_floor")
+CSV += ("ssim_high", "cosine", "effective_rank", "gradient")
 
 
 def vgg_like(width: int = 32) -> nn.Sequential:
@@ -55,65 +64,100 @@ def build(name: str, seed: int) -> nn.Module:
     return vgg_like() if name == "vgg-like" else timm.create_model(name)
 
 
-def over_seeds(runs: list) -> list[dict]:
+def over_seeds(runs: list[dict]) -> list[dict]:
     """Rows of mean and standard deviation over the seeds, layer by layer."""
     rows = []
-    for layers in zip(*(run.rows() for run in runs), strict=True):
+    for layers in zip(*(run["rows"] for run in runs), strict=True):
         row = {key: layers[0][key] for key in ("depth", "layer", "op", "shape", "theory", "caveat")}
         for key, value in layers[0].items():
             if isinstance(value, float):
                 values = [layer[key] for layer in layers]
-                row[key] = statistics.fmean(values)
-                row[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
+                row[key] = _short(statistics.fmean(values))
+                row[f"{key}_std"] = _short(statistics.stdev(values)) if len(values) > 1 else 0.0
+        row["agree"] = sum(bool(layer["agrees"]) for layer in layers)
         rows.append(row)
     return rows
 
 
-def measure(names: list[str], seeds: int, count: int, features: int) -> dict:
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def part(found) -> dict:
+    """What is kept of one diagnosis, as plain values and tensors."""
+    crossings = {f"{m}_depth": found.crossing(m) for m in ("r2", "cka", "ssim")}
+    maps = {"correlation": found.correlation, "originals": found.originals[:3], "pictures": found.pictures[:, :3]}
+    return {
+        **crossings,
+        **maps,
+        "rows": found.rows(),
+        "settings": found.settings,
+        "gradient_growth": found.gradient_growth,
+    }
+
+
+def measure(names: list[str], seeds: int, count: int, features: int) -> dict[str, list[dict]]:
+    """The nets at initialisation, seed by seed, so that what is there when it is stopped is of use."""
     from pnnh.analysis import Decoder, diagnose
+
+    batch, runs = images(count), {}
+    PARTS.mkdir(parents=True, exist_ok=True)
+    how = {"training": True, "batch_size": 32, "decoder": Decoder(features=features)}
+    for seed in range(seeds):
+        for name in names:
+            file = PARTS / f"{name}-{seed}-{count}-{features}.pt"
+            if not file.is_file():
+                torch.save(part(diagnose(build(name, seed), batch, name=name, seed=seed, **how)), file)
+            found = torch.load(file, weights_only=True)
+            runs.setdefault(name, []).append(found)
+            crossed = {key: found[key] for key in ("r2_depth", "cka_depth", "ssim_depth", "gradient_growth")}
+            print(name, seed, crossed, flush=True)
+    return runs
+
+
+def trained(patterns: list[str], count: int) -> dict[str, list[dict]]:
+    """Checkpoint folders of ours, in eval mode, on test images of their own data; a model's seeds together."""
+    from pnnh.cli import _diagnose
+
+    folders = sorted(folder for pattern in patterns for folder in Path().glob(pattern))
+    runs: dict[str, list[dict]] = {}
+    for folder in folders:
+        (found,) = _diagnose.all_of((str(folder),), num=count)
+        name = json.loads((folder / "record.json").read_text())["model"]["name"]
+        runs.setdefault(name, []).append(part(found))
+        print(folder.name, found.dissipation_depth, f"{found.gradient_growth:.3g}", flush=True)
+    return {name: runs[name] for name in [*(n for n in NAMES if n in runs), *(n for n in runs if n not in NAMES)]}
+
+
+def summed_up(runs: list[dict]) -> dict:
+    keys = ("r2_depth", "cka_depth", "ssim_depth", "gradient_growth")
+    return {
+        **{key: [run[key] for run in runs] for key in keys},
+        "settings": runs[0]["settings"],
+        "rows": over_seeds(runs),
+        "correlation": torch.stack([run["correlation"] for run in runs]).nanmean(0).tolist(),
+    }
+
+
+def every_value(runs: dict[str, list[dict]]) -> str:
+    """CSV of what the figures show, for each net, seed and layer."""
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow(("net", "seed", *CSV))
+    for name, found in runs.items():
+        for seed, run in enumerate(found):
+            out.writerows((name, seed, row["depth"], *(f"{row[k]:.5g}" for k in CSV[1:])) for row in run["rows"])
+    return text.getvalue()
+
+
+def draw_pictures(runs: dict[str, list[dict]], prefix: str) -> None:
     from pnnh.report import dissipation as figures
     from pnnh.report import write_text
 
-    batch, nets, shown = images(count), {}, []
-    for name in names:
-        runs = []
-        for seed in range(seeds):
-            how = {"training": True, "batch_size": 32, "decoder": Decoder(features=features)}
-            runs.append(diagnose(build(name, seed), batch, name=name, seed=seed, **how))
-            crossings = [runs[-1].crossing(measure) for measure in ("r2", "cka", "ssim")]
-            print(name, seed, crossings, f"{runs[-1].gradient_growth:.3g}", flush=True)
-        nets[name] = {
-            "dissipation_depth": [run.dissipation_depth for run in runs],
-            "cka_depth": [run.crossing("cka") for run in runs],
-            "ssim_depth": [run.crossing("ssim") for run in runs],
-            "gradient_growth": [run.gradient_growth for run in runs],
-            "settings": runs[0].settings,
-            "rows": over_seeds(runs),
-            "correlation": torch.stack([run.correlation for run in runs]).nanmean(0).tolist(),
-        }
-        shown.append(runs[0])
-        labels = [(NAMES.get(run.model, run.model), run.rows()) for run in shown]
-        svg = figures.read_back(shown[0].originals, labels, [run.pictures for run in shown])
-        write_text(FIGURES / "dissipation-pictures.svg", svg)
-    return nets
-
-
-def trained(folders: list[str], count: int) -> dict:
-    """Checkpoint folders of ours, in eval mode."""
-    from pnnh.analysis import diagnose
-    from pnnh.cli._model import load_model
-
-    nets = {}
-    for folder in folders:
-        run = diagnose(load_model(folder)[0], images(count), batch_size=32, name=Path(folder).name)
-        print(folder, run.dissipation_depth, f"{run.gradient_growth:.3g}", flush=True)
-        nets[run.model] = {
-            "dissipation_depth": [run.dissipation_depth],
-            "gradient_growth": [run.gradient_growth],
-            "rows": over_seeds([run]),
-            "correlation": run.correlation.tolist(),
-        }
-    return nets
+    first = [found[0] for found in runs.values()]
+    nets = [(NAMES.get(name, name), found[0]["rows"]) for name, found in runs.items()]
+    svg = figures.read_back(first[0]["originals"], nets, [run["pictures"] for run in first])
+    write_text(FIGURES / f"{prefix}-pictures.svg", svg)
 
 
 def draw(record: dict, prefix: str) -> None:
@@ -128,6 +172,24 @@ def draw(record: dict, prefix: str) -> None:
     write_text(FIGURES / f"{prefix}-correlations.svg", figures.correlations(nets, maps))
 
 
+def table(record: dict) -> str:
+    """Markdown: what is left of the input, and of the gradient."""
+    lines = [
+        "| net | R² after 5 activations | at 1/3 of depth | at the end | R² | SSIM | CKA | gradient, first over last |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for name, net in record["nets"].items():
+        rows = net["rows"]
+        places = (rows[4], rows[len(rows) // 3 - 1], rows[-1])
+        cells = [f"{row['r2']:.2f} ± {row['r2_std']:.2f}" for row in places]
+        for measure in ("r2", "ssim", "cka"):
+            depths = [depth or "never" for depth in net[f"{measure}_depth"]]
+            cells.append(str(depths[0]) if len(set(depths)) == 1 else ", ".join(map(str, depths)))
+        growth = statistics.geometric_mean(net["gradient_growth"])
+        lines.append(f"| {NAMES.get(name, name)} ({len(rows)}) | " + " | ".join(cells) + f" | {growth:.3g} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     from _evidence import evidence
 
@@ -135,21 +197,26 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draw", action="store_true")
-    parser.add_argument("--weights", nargs="+", default=[])
+    parser.add_argument("--weights", nargs="+", default=[], metavar="PATTERN", help="checkpoint folders")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=32)
-    parser.add_argument("--features", type=int, default=24, help="numbers kept of each cell, see pnnh.analysis.Decoder")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--features", type=int, default=32, help="numbers kept of each cell, see pnnh.analysis.Decoder")
     options = parser.parse_args()
     prefix = "dissipation-trained" if options.weights else "dissipation"
     path = RESULTS / f"{prefix}.json"
     if not options.draw:
         if options.weights:
-            nets = trained(options.weights, options.images)
+            runs = trained(options.weights, options.images)
         else:
-            nets = measure(["vgg-like", *NAMES], options.seeds, options.images, options.features)
-        seeds = [0] if options.weights else list(range(options.seeds))
+            runs = measure(["vgg-like", *NAMES], options.seeds, options.images, options.features)
+        seeds = list(range(max(map(len, runs.values()))))
+        nets = {name: summed_up(found) for name, found in runs.items()}
         write_text(path, json_text({**evidence(), "seeds": seeds, "nets": nets}))
-    draw(json.loads(path.read_text()), prefix)
+        write_text(path.with_suffix(".csv"), every_value(runs))
+        draw_pictures(runs, prefix)
+    record = json.loads(path.read_text())
+    draw(record, prefix)
+    write_text(path.with_suffix(".md"), table(record))
 
 
 if __name__ == "__main__":

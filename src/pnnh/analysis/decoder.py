@@ -94,6 +94,10 @@ class Targets:
         patches = patches.unflatten(-1, (channels, height // cells[0], width // cells[1]))
         return patches.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width) + self.mean
 
+    def as_rgb(self, pictures: Tensor) -> Tensor:
+        """[B, C, V, V] of 1 or 3 channels -> [B, 3, V, V] in [0, 1], by the range of all pictures."""
+        return ((pictures - self.pictures.min()) / self.value_range).clamp(0, 1).expand(-1, 3, -1, -1)
+
     def _patches(self, pictures: Tensor, cells: tuple[int, int]) -> Tensor:
         """[..., C, V, V] -> [..., g, g, C h w]."""
         parts = pictures.unflatten(-1, (cells[1], -1)).unflatten(-3, (cells[0], -1))  # [..., C, g, h, g, w]
@@ -113,7 +117,8 @@ class Targets:
 class Readout:
     """What the decoder reads. r2, mse: of the true pairs; r2_draws, mse_draws [R]: of features with unrelated pictures.
 
-    weight [2, D, T], offset [2, T]: the decoder fitted on either half (for the pictures of the other).
+    weight [2, D, T]: the decoder fitted on either half (for the pictures of the other); sketch [2, g, g, D], patch
+    [2, g, g, T]: the means of either half, about which it reads.
     """
 
     r2: float
@@ -121,86 +126,100 @@ class Readout:
     r2_draws: Tensor
     mse_draws: Tensor
     weight: Tensor
-    offset: Tensor
+    sketch: Tensor
+    patch: Tensor
 
     def read(self, sketched: Tensor, half: int) -> Tensor:
         """Sketches [B, g, g, D] of images of `half` -> described patches, by the decoder fitted on the other half."""
-        return sketched @ self.weight[1 - half] + self.offset[1 - half]
+        return (sketched - self.sketch[half]) @ self.weight[1 - half] + self.patch[half]
 
 
 class Pairs:
-    """Streamed second moments of (sketch, patch) pairs in two halves; draw 0 is the truth, the others are unrelated."""
+    """Streamed second moments of (sketch, patch) pairs in two halves; draw 0 is the truth, the others are unrelated.
+
+    Each half is taken about its own mean, cell by cell: what all pictures share (brighter skies, darker edges) is
+    neither credited to the layer nor held against it, and no half learns of the other.
+    """
 
     def __init__(self):
-        self.halves: list[_Half] = [_Half(), _Half()]
+        self.halves: list[_Half] = []
 
     def add(self, half: int, sketched: Tensor, described: Tensor, energy: Tensor) -> None:
         """sketched [B, g, g, D]; described [B, 1 + R, g, g, T]; energy [B, 1 + R]."""
-        samples = sketched.flatten(0, 2), described.movedim(1, 3).flatten(0, 2)
-        self.halves[half].add(*samples, energy.sum(0), len(sketched))
+        if not self.halves:
+            self.shift = sketched.mean(0)  # of the first batch: sums of what is left do not cancel
+            self.halves = [_Half(), _Half()]
+        self.halves[half].add((sketched - self.shift).flatten(1, 2), described.flatten(2, 3), energy)
+
+    def covariance(self) -> Tensor:
+        """[D, D] of the sketches of a cell, float64."""
+        moments = [half.moments() for half in self.halves if half.images]
+        return sum(half.zz for half in moments) / sum(half.count for half in moments)
 
     def solve(self, ridges: tuple[float, ...], pixels: int) -> Readout | None:
         """Fit on each half, score on the other, keep the ridge that is best for the truth; None without data in both.
 
         `pixels`: numbers in one picture, which turns energies into mean square errors.
         """
-        first, second = self.halves
-        if first.count == 0 or second.count == 0:
+        if not all(half.images for half in self.halves):
             return None
-        fits = [half.fits(ridges) for half in self.halves]
-        lost = torch.stack([second.lost(*fit) for fit in fits[0]]) + torch.stack([first.lost(*fit) for fit in fits[1]])
+        first, second = (half.moments() for half in self.halves)
+        fits = [half.fits(ridges) for half in (first, second)]
+        lost = torch.stack([second.lost(w) for w in fits[0]]) + torch.stack([first.lost(w) for w in fits[1]])
         energy = first.energy + second.energy  # [1 + R]
         error = lost + energy - first.described - second.described  # what the components leave out is lost as well
         best = error.argmin(0)  # every draw chooses its own ridge, as the truth does
         error = error.gather(0, best[None])[0]
-        r2, mse = 1 - error / energy, error / (pixels * (first.images + second.images))
-        weight = torch.stack([fit[best[0]][0][0] for fit in fits])
-        offset = torch.stack([fit[best[0]][1][0] for fit in fits])
-        return Readout(r2[0].item(), mse[0].item(), r2[1:], mse[1:], weight.float(), offset.float())
+        r2, mse = 1 - error / energy, error / (pixels * sum(half.images for half in self.halves))
+        weight = torch.stack([fit[best[0]][0] for fit in fits]).float()
+        cells = self.shift.shape[:2]
+        sketch = torch.stack([self.shift + half.z.unflatten(0, cells) / half.images for half in self.halves])
+        patch = torch.stack([half.y[0].unflatten(0, cells) / half.images for half in self.halves])
+        return Readout(r2[0].item(), mse[0].item(), r2[1:], mse[1:], weight, sketch, patch)
 
 
 class _Half:
-    """Sums over the samples of one half. Features are shifted by the first batch's mean, so that sums do not cancel."""
+    """Sums over the pictures of one half, of sketches z [B, P, D] and patches y [B, 1 + R, P, T]."""
 
     def __init__(self):
-        self.count = self.images = 0
+        self.images = 0
+        self.zz = self.zy = self.z = self.y = self.described = self.energy = 0.0
 
-    def add(self, z: Tensor, y: Tensor, energy: Tensor, images: int) -> None:
-        """z [S, D], y [S, 1 + R, T], energy [1 + R] of so many images."""
-        if self.count == 0:
-            self.shift = z.mean(0)
-            self.zz = self.zy = self.z = self.y = self.described = self.energy = 0.0
-        z = z - self.shift
-        self.count += len(z)
-        self.zz = self.zz + z.T @ z  # [D, D]
-        self.zy = self.zy + torch.einsum("sd,srt->rdt", z, y)  # [1 + R, D, T]
-        self.z, self.y = self.z + z.sum(0), self.y + y.sum(0)
-        self.described = self.described + y.double().square().sum((0, 2))
-        self.energy = self.energy + energy.double()
-        self.images += images
+    def add(self, z: Tensor, y: Tensor, energy: Tensor) -> None:
+        flat = z.flatten(0, 1)
+        self.zz = self.zz + flat.T @ flat  # [D, D]
+        self.zy = self.zy + torch.einsum("bpd,brpt->rdt", z, y)  # [1 + R, D, T]
+        self.z, self.y = self.z + z.sum(0), self.y + y.sum(0)  # [P, D], [1 + R, P, T]
+        self.described = self.described + y.double().square().sum((0, 2, 3))
+        self.energy = self.energy + energy.double().sum(0)
+        self.images += len(z)
 
-    def covariance(self) -> Tensor:
-        """[D, D], float64."""
-        mean = self.z.double() / self.count
-        return self.zz.double() / self.count - mean[:, None] * mean
+    def moments(self) -> Moments:
+        z, y = self.z.double(), self.y.double()
+        shared = y.square().sum((1, 2)) / self.images
+        zz = self.zz.double() - z.T @ z / self.images
+        zy = self.zy.double() - torch.einsum("pd,rpt->rdt", z, y) / self.images
+        return Moments(zz, zy, self.described - shared, self.energy - shared, self.images * len(z))
 
-    def fits(self, ridges: tuple[float, ...]) -> list[tuple[Tensor, Tensor]]:
-        """For each ridge, weight [1 + R, D, T] and offset [1 + R, T] of y = z W + o, z unshifted."""
-        values, vectors = torch.linalg.eigh(self.covariance())
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Of `count` cells about their means: zz [D, D], zy [1 + R, D, T], described and energy [1 + R]; float64."""
+
+    zz: Tensor
+    zy: Tensor
+    described: Tensor
+    energy: Tensor
+    count: int
+
+    def fits(self, ridges: tuple[float, ...]) -> list[Tensor]:
+        """For each ridge, weight [1 + R, D, T] of y = z W."""
+        values, vectors = torch.linalg.eigh(self.zz / self.count)
         values = values.clamp(min=0)
-        mean_z, mean_y = self.z.double() / self.count, self.y.double() / self.count
-        cross = vectors.T @ (self.zy.double() / self.count - mean_z[:, None] * mean_y[:, None])
-        fits = []
-        for ridge in ridges:
-            penalty = values + ridge * values.mean() + torch.finfo(torch.float64).tiny
-            weight = vectors @ (cross / penalty[:, None])
-            fits.append((weight, mean_y - (mean_z + self.shift.double()) @ weight))
-        return fits
+        cross = vectors.T @ (self.zy / self.count)
+        tiny = torch.finfo(torch.float64).tiny
+        return [vectors @ (cross / (values + ridge * values.mean() + tiny)[:, None]) for ridge in ridges]
 
-    def lost(self, weight: Tensor, offset: Tensor) -> Tensor:
-        """Sum of square errors [1 + R] over this half's samples of y = z W + o, in closed form from the moments."""
-        offset = offset + self.shift.double() @ weight  # for shifted z
-        zz, zy, z, y = self.zz.double(), self.zy.double(), self.z.double(), self.y.double()
-        square = (weight * (zz @ weight)).sum((1, 2)) + 2 * (offset * (z @ weight)).sum(1)
-        square = square + self.count * offset.square().sum(1)
-        return self.described - 2 * (weight * zy).sum((1, 2)) - 2 * (offset * y).sum(1) + square
+    def lost(self, weight: Tensor) -> Tensor:
+        """Sum of square errors [1 + R] of y = z W over these cells, in closed form."""
+        return self.described - 2 * (weight * self.zy).sum((1, 2)) + (weight * (self.zz @ weight)).sum((1, 2))

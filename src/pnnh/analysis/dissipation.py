@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from pnnh.analysis.probe import Call, probe
 from pnnh.analysis.tally import Batch, Tally, as_map, by_units
 
 NAN = math.nan
+DEVIATIONS = ("mean_z", "square_z", "survival_z")
 FLOOR_WIDTH = 2.0  # the floor's band is its mean +- so many standard deviations over the draws
 
 
@@ -30,9 +31,10 @@ class Layer:
 
     survival: share of positive inputs; dead: share of units never positive over all images; effective_rank: of the
     sketched features (at most rank_limit); cka, r2, psnr (dB), ssim: to the input, each with its noise floor and the
-    floor's upper edge (`_high`); cosine: mean correlation of the features of two images; gradient: norm at the
-    features; growth: that norm over the next layer's. theory_*: the matching row of `pnnh.theory`; agrees: the measured
-    values lie within 3 standard errors of it.
+    floor's upper edge (`_high`); dists: distance of the picture read back to the input, and the floor's lower edge
+    (`_low`), NaN unless asked for; cosine: mean correlation of the features of two images; gradient: norm at the
+    features; growth: that norm over the next layer's. theory_*: the matching row of `pnnh.theory`; *_z: what was
+    measured lies so many standard errors above it; agrees: at most 3 of them in mean, mean square and survival.
     """
 
     depth: int
@@ -57,6 +59,9 @@ class Layer:
     ssim: float
     ssim_floor: float
     ssim_high: float
+    dists: float
+    dists_floor: float
+    dists_low: float
     cosine: float
     gradient: float
     growth: float
@@ -66,6 +71,9 @@ class Layer:
     theory_survival: float
     bound: float
     theory_growth: float
+    mean_z: float
+    square_z: float
+    survival_z: float
     agrees: bool | None
     caveat: str
 
@@ -97,13 +105,14 @@ class Dissipation:
         return self.crossing("r2")
 
     def crossing(self, measure: str) -> int | None:
-        """The first depth from which on no layer's `measure` (r2, cka, psnr, ssim) rises above its floor; else None.
+        """The first depth from which on no layer's `measure` (r2, cka, psnr, ssim, dists) leaves its floor; else None.
 
         A layer beside the trunk (squeeze and excitation) that reads little is no crossing while later layers read more.
         """
         found = None
         for layer in reversed(self.layers):
-            if getattr(layer, measure) > getattr(layer, f"{measure}_high"):
+            value = getattr(layer, measure)
+            if value < layer.dists_low if measure == "dists" else value > getattr(layer, f"{measure}_high"):
                 break
             found = layer.depth
         return found
@@ -124,6 +133,7 @@ def diagnose(
     draws: int = 8,
     pictures: int = 6,
     gradient: bool = True,
+    dists: Callable[[Tensor, Tensor], Tensor] | None = None,
     seed: int = 0,
     name: str | None = None,
 ) -> Dissipation:
@@ -138,6 +148,7 @@ def diagnose(
         batch_size: images a forward pass; the gradient of a random readout of the output is taken on the first batch.
         decoder: how layers are read back; draws: unrelated pairings behind the noise floor.
         pictures: how many are kept as read back; gradient: whether to run backward; seed: of everything random here.
+        dists: a distance [B] of pictures [B, 3, H, W] in [0, 1], `load_dists(file)`; None leaves its columns NaN.
 
     Raises:
         UsageError: too few, wrong or non-finite images; no activation ran. RunError: the model raised, or an activation
@@ -149,20 +160,22 @@ def diagnose(
         raise UsageError(f"batch_size = {batch_size}, draws = {draws}: they must be at least 8 and 2")
     decoder = (decoder or Decoder()).fit_to(*(images.shape[-2:] if images.dim() == 4 else (1, 1)))
     targets = Targets(view(images, decoder), decoder)
+    if dists is not None and len(targets.mean) not in (1, 3):
+        raise UsageError(f"images have {len(targets.mean)} channels; DISTS compares pictures of 1 or 3")
     stream = list(batches(images, batch_size, draws, seed))
     with intact(inner, training), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         tallies = _measure(inner, images, stream, targets)
         pixels = targets.mean.numel()
         readouts = {key: tally.pairs.solve(decoder.ridges, pixels) for key, tally in tallies.items()}
-        shown, likeness = _read_back(inner, images, stream, targets, readouts, pictures)
+        shown, likeness = _read_back(inner, images, stream, targets, readouts, pictures, dists)
         gradients = _gradients(inner, images[:batch_size], seed) if gradient else {}
     layers = tuple(
         _layer(depth, tally, readouts[key], likeness.get(key), gradients.get(key, NAN), targets.value_range)
         for depth, (key, tally) in enumerate(tallies.items(), 1)
     )
     settings = {"images": len(images), "image_shape": list(images.shape[1:]), "batch_size": batch_size, "draws": draws}
-    settings |= {"seed": seed, "mode": _mode(inner, training), "decoder": asdict(decoder)}
+    settings |= {"seed": seed, "mode": _mode(inner, training), "decoder": asdict(decoder), "dists": dists is not None}
     return Dissipation(
         name or type(inner).__name__,
         _with_growth(layers),
@@ -195,8 +208,8 @@ def _measure(model: nn.Module, images: Tensor, stream: list[Batch], targets: Tar
     return seen
 
 
-def _read_back(model, images: Tensor, stream: list[Batch], targets: Targets, readouts: dict, count: int):
-    """Second pass: pictures of the first `count` images and the mean SSIM of all, with its draws, by layer."""
+def _read_back(model, images: Tensor, stream: list[Batch], targets: Targets, readouts: dict, count: int, dists):
+    """Second pass: by layer, pictures of the first `count` images, and [2, 1 + 3] mean SSIM and DISTS with draws."""
     shown = {key: torch.full((min(count, len(images)), *targets.mean.shape), NAN) for key in readouts}
     sums: dict[tuple, Tensor] = {}
 
@@ -214,9 +227,12 @@ def _read_back(model, images: Tensor, stream: list[Batch], targets: Targets, rea
             key = (call.path, call.nth)
             first = batch.index < count
             shown[key][batch.index[first]] = read[first]
-            true = targets.pictures[batch.partners[:, :4]]  # [B, 1 + R, C, V, V]
-            alike = measures.ssim(read[:, None].expand_as(true).flatten(0, 1), true.flatten(0, 1), targets.value_range)
-            sums[key] = sums.get(key, 0) + alike.unflatten(0, true.shape[:2]).sum(0) / len(images)
+            partners = batch.partners[:, :4]
+            pair = read.repeat_interleave(partners.shape[1], 0), targets.pictures[partners].flatten(0, 1)
+            alike = measures.ssim(*pair, targets.value_range)
+            far = torch.full_like(alike, NAN) if dists is None else dists(*map(targets.as_rgb, pair))
+            found = torch.stack([alike, far]).unflatten(1, partners.shape)
+            sums[key] = sums.get(key, 0) + found.sum(1) / len(images)
 
         with torch.no_grad():
             run_model(model, images[batch.index], probe(model, see, lineage.note_layout))
@@ -244,8 +260,9 @@ def _gradients(model: nn.Module, images: Tensor, seed: int) -> dict[tuple, float
 
 
 def _layer(depth: int, tally: Tally, readout: Readout | None, alike, gradient: float, value_range: float) -> Layer:
+    likeness = [(NAN, torch.tensor([]))] * 2 if alike is None else [(row[0].item(), row[1:]) for row in alike]
     mean, square, alive = tally.unit_means()
-    covariance = tally.covariance()
+    covariance = tally.pairs.covariance()
     cka, cka_draws = tally.cka()
     noise = [measures.psnr(mse, value_range) for mse in readout.mse_draws.tolist()] if readout else []
     nothing = torch.tensor([])
@@ -264,9 +281,8 @@ def _layer(depth: int, tally: Tally, readout: Readout | None, alike, gradient: f
         **_with_floor("cka", cka, cka_draws),
         **_with_floor("r2", readout.r2 if readout else NAN, readout.r2_draws if readout else nothing),
         **_with_floor("psnr", measures.psnr(readout.mse, value_range) if readout else NAN, torch.tensor(noise)),
-        **_with_floor(
-            "ssim", NAN if alike is None else alike[0].item(), torch.tensor([]) if alike is None else alike[1:]
-        ),
+        **_with_floor("ssim", *likeness[0]),
+        **_with_floor("dists", *likeness[1], above=False),
         cosine=(seen[1] / seen[0]).item(),
         gradient=gradient,
         growth=NAN,
@@ -274,26 +290,26 @@ def _layer(depth: int, tally: Tally, readout: Readout | None, alike, gradient: f
     )
 
 
-def _with_floor(measure: str, value: float, draws: Tensor) -> dict[str, float]:
+def _with_floor(measure: str, value: float, draws: Tensor, above: bool = True) -> dict[str, float]:
+    """The three columns of a measure; the floor's edge is the one towards the truth."""
     floor, width = (draws.mean().item(), FLOOR_WIDTH * draws.std().item()) if len(draws) > 1 else (NAN, NAN)
-    return {measure: value, f"{measure}_floor": floor, f"{measure}_high": floor + width}
+    edge = {f"{measure}_high": floor + width} if above else {f"{measure}_low": floor - width}
+    return {measure: value, f"{measure}_floor": floor, **edge}
 
 
 def _theory(tally: Tally, units: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
     """The theory columns. Units are independent given the layer's input: they give the measurement's standard error."""
     known = [p for p in tally.predictions if p is not None]
     if len(known) != len(tally.predictions):
-        nothing = dict.fromkeys(("theory_mean", "theory_variance", "theory_survival", "bound", "theory_growth"), NAN)
-        return {"theory": "", **nothing, "agrees": None, "caveat": "no row of the theory matches how this was made"}
+        columns = ("theory_mean", "theory_variance", "theory_survival", "bound", "theory_growth", *DEVIATIONS)
+        caveat = "no row of the theory matches how this was made"
+        return {"theory": "", **dict.fromkeys(columns, NAN), "agrees": None, "caveat": caveat}
     responses = [p.response for p in known]
     mean = sum(r.mean for r in responses) / len(known)
     square = sum(r.variance + r.mean**2 for r in responses) / len(known)
     survival, bound = sum(p.survival for p in known) / len(known), sum(p.bound for p in known) / len(known)
     expected, slack = (mean, square, survival), (1e-4 * square**0.5, 1e-3 * square, 1e-3)
-    agrees = all(
-        abs(values.mean().item() - value) <= 3 * values.std().item() / math.sqrt(len(values)) + room
-        for values, value, room in zip(units, expected, slack, strict=True)
-    )
+    deviations = [_deviation(*each) for each in zip(units, expected, slack, strict=True)]
     first: Prediction = known[0]
     uniform = first.row == "normalised" and tally.op == "relu" and first.response.variance > 0
     shift = first.response.mean / math.sqrt(first.response.variance) if uniform else 0.0
@@ -304,9 +320,18 @@ def _theory(tally: Tally, units: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any
         "theory_survival": survival,
         "bound": bound,
         "theory_growth": math.sqrt(theory.chi(shift)) if uniform else NAN,
-        "agrees": agrees if len(units[0]) > 1 else None,
+        **dict(zip(DEVIATIONS, deviations, strict=True)),
+        "agrees": all(abs(z) <= 3 for z in deviations) if len(units[0]) > 1 else None,
         "caveat": first.caveat,
     }
+
+
+def _deviation(units: Tensor, expected: float, slack: float) -> float:
+    """Standard errors from `expected` to the mean over the units, after a slack for rounding; NaN for one unit."""
+    gap = units.mean().item() - expected
+    gap = math.copysign(max(0.0, abs(gap) - slack), gap)
+    error = units.std().item() / math.sqrt(len(units)) if len(units) > 1 else NAN
+    return gap / error if error else math.copysign(math.inf, gap) if gap else 0.0
 
 
 def _with_growth(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:

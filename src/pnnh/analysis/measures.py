@@ -57,10 +57,11 @@ def ssim(x: Tensor, y: Tensor, value_range: float) -> Tensor:
     size = min(11, x.shape[-2], x.shape[-1])
     place = torch.arange(size, dtype=x.dtype, device=x.device) - (size - 1) / 2
     bell = torch.exp(-(place**2) / (2 * 1.5**2))
-    window = (bell[:, None] * bell / bell.sum() ** 2)[None, None]
+    bell = (bell / bell.sum())[None, None]
 
     def local(picture: Tensor) -> Tensor:
-        return torch.conv2d(picture.flatten(0, 1)[:, None], window)[:, 0].unflatten(0, x.shape[:2])
+        rows = torch.conv2d(picture.flatten(0, 1)[:, None], bell[:, :, None])
+        return torch.conv2d(rows, bell[:, :, :, None])[:, 0].unflatten(0, x.shape[:2])
 
     mean_x, mean_y = local(x), local(y)
     var_x, var_y = local(x * x) - mean_x**2, local(y * y) - mean_y**2

@@ -137,8 +137,3 @@ class Tally:
         """CKA to the input, and [R] of its floor."""
         scale = (self.hsic[1] * self.hsic[2]).clamp(min=1e-300).sqrt()
         return (self.hsic[0] / scale).item(), self.hsic[3:] / scale
-
-    def covariance(self) -> Tensor:
-        """[D, D] of the sketched features over both halves, each about its own mean."""
-        parts = [half.covariance() for half in self.pairs.halves if half.count]
-        return sum(parts) / len(parts)

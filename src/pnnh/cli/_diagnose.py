@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from pnnh import __version__, report
 from pnnh._errors import RunError, UsageError
-from pnnh.analysis import Dissipation, diagnose
+from pnnh.analysis import Dissipation, Dists, diagnose, load_dists
 from pnnh.cli._model import load_model
 from pnnh.report.dissipation import dissipation_page, reading
 
@@ -32,31 +33,46 @@ COLUMNS = (
     "theory",
     "agrees",
 )
+NOT_COMPUTED = "not computed"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
 
 
 def all_of(
     specs: Sequence[str],
-    weights: str | None,
-    data: str | None,
-    folder: Path | None,
-    num: int,
-    image_size: int | None,
-    seed: int,
+    *,
+    weights: str | None = None,
+    data: str | None = None,
+    folder: Path | None = None,
+    num: int = 64,
+    image_size: int | None = None,
+    dists: Path | None = None,
+    seed: int = 0,
 ) -> list[Dissipation]:
     """Diagnose every model on the same images (resized and given the channels each asks for)."""
     if num < 8:
         raise UsageError(f"--num {num} must be at least 8: half the images fit the readout, half score it")
     if data is not None and folder is not None:
         raise UsageError("--data and --images both say where images come from; give one")
+    distance: Dists | None = load_dists(dists) if dists else None
     found = []
     for spec in specs:
         torch.manual_seed(seed)
         model, shape = load_model(spec, weights=weights, image_size=image_size)
-        images = _from_folder(folder, shape, num) if folder else _from_data(data or "digits", shape, num, seed)
+        source = data or _own_data(Path(spec)) or "digits"
+        images = _from_folder(folder, shape, num) if folder else _from_data(source, shape, num, seed)
         untrained = weights is None and not Path(spec).is_dir()
-        found.append(diagnose(model, images, training=untrained, seed=seed, name=Path(spec).name))
+        name = Path(spec).name
+        found.append(diagnose(model, images, training=untrained, seed=seed, name=name, dists=distance))
     return found
+
+
+def _own_data(folder: Path) -> str | None:
+    """What a checkpoint was trained on, if it is a data set of a name."""
+    from pnnh.train.sources import SOURCES
+
+    record = folder / "record.json"
+    name = json.loads(record.read_text()).get("data", {}).get("name") if record.is_file() else None
+    return name if name in SOURCES else None
 
 
 def _from_data(spec: str, shape: tuple[int, int, int], num: int, seed: int) -> Tensor:
@@ -96,6 +112,13 @@ def _from_folder(folder: Path, shape: tuple[int, int, int], num: int) -> Tensor:
     return (images - images.mean((0, 2, 3), keepdim=True)) / images.std((0, 2, 3), keepdim=True).clamp(min=1e-3)
 
 
+def rows_of(diagnosis: Dissipation) -> list[dict]:
+    """The rows, with a word in the place of numbers that were not asked for."""
+    if diagnosis.settings["dists"]:
+        return diagnosis.rows()
+    return [{**row, "dists": NOT_COMPUTED} for row in diagnosis.rows()]
+
+
 def verdict(diagnosis: Dissipation) -> str:
     return reading((diagnosis.model, diagnosis.rows()), diagnosis.dissipation_depth, diagnosis.gradient_growth)
 
@@ -110,14 +133,14 @@ def write(found: Sequence[Dissipation], out: Path) -> list[Path]:
             "model": diagnosis.model,
             "dissipation_depth": diagnosis.dissipation_depth,
             "gradient_growth": diagnosis.gradient_growth,
-            "dists": "not computed",
+            "dists": "computed" if diagnosis.settings["dists"] else NOT_COMPUTED,
             "settings": diagnosis.settings,
-            "layers": diagnosis.rows(),
+            "layers": rows_of(diagnosis),
             "correlation": diagnosis.correlation.tolist(),
         }
         for diagnosis in found
     ]
-    rows = [row for diagnosis in found for row in diagnosis.rows()]
+    rows = [row for diagnosis in found for row in rows_of(diagnosis)]
     return [
         report.write_text(
             out / "diagnosis.json", report.json_text({"command": command, "versions": versions, "models": nets})

@@ -17,6 +17,7 @@ def run(
     compare: tuple[str, ...] = (),
     num: int = 64,
     image_size: int | None = None,
+    dists: Path | None = None,
     seed: int = 0,
     out: Path | None = None,
 ) -> None:
@@ -26,12 +27,14 @@ def run(
 
     Args:
         model: A timm name, a checkpoint folder, or module:function.
-        data: Data set to take images from: digits, cifar10, cifar100, fashion-mnist or folder:PATH (default digits).
+        data: Data set to take images from: digits, cifar10, cifar100, fashion-mnist or folder:PATH; by default a
+            checkpoint's own, else digits.
         images: A directory of image files instead.
         weights: A .safetensors file, or "pretrained" for timm's own.
         compare: More models, drawn over the first.
         num: Number of images, at least 8; half fit the readout, half score it.
         image_size: Side of the images, in pixels; default: the model's own.
+        dists: torchvision's vgg16-397923af.pth: adds the DISTS column (needs pip install 'pnnh[dists]').
         seed: Of random weights and of the choice of images.
         out: Write diagnosis.json, diagnosis.csv and diagnosis.html into this directory.
     """
@@ -40,10 +43,11 @@ def run(
     from pnnh import report
     from pnnh.cli import _diagnose
 
-    found = _diagnose.all_of((model, *compare), weights, data, images, num, image_size, seed)
+    options = {"weights": weights, "data": data, "folder": images, "num": num, "image_size": image_size}
+    found = _diagnose.all_of((model, *compare), **options, dists=dists, seed=seed)
     console = Console()
     for diagnosis in found:
-        rows = [{key: row[key] for key in _diagnose.COLUMNS} for row in diagnosis.rows()]
+        rows = [{key: row[key] for key in _diagnose.COLUMNS} for row in _diagnose.rows_of(diagnosis)]
         console.print(report.terminal(rows, title=diagnosis.model))
         console.print(_diagnose.verdict(diagnosis), highlight=False)
     if out is not None:

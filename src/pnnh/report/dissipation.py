@@ -13,7 +13,7 @@ from pnnh.report.table import Row
 
 Net = tuple[str, Sequence[Row]]
 COLUMNS = ("depth", "layer", "op", "survival", "bound", "dead", "r2", "r2_high", "cka", "cka_high", "ssim", "cosine")
-COLUMNS += ("effective_rank", "growth", "theory", "agrees")
+COLUMNS += ("dists", "effective_rank", "growth", "theory", "agrees", "caveat")
 
 
 def _column(rows: Sequence[Row], key: str) -> np.ndarray:
@@ -64,7 +64,7 @@ def survival(nets: Sequence[Net]) -> str:
 
 
 def gradient(nets: Sequence[Net]) -> str:
-    """Norm of the gradient at each layer relative to the last one: flat trains, a steep slope does not."""
+    """Norm of the gradient at each layer relative to the last one; dotted: by theory, where it holds of every layer."""
     with draw(width=6.4, height=3.1) as figure:
         for (name, rows), colour in zip(nets, COLOURS * len(nets), strict=False):
             norm = _column(rows, "gradient")
@@ -72,6 +72,9 @@ def gradient(nets: Sequence[Net]) -> str:
             known = norm[np.isfinite(norm)]
             if len(known):
                 figure.axes.semilogy(_column(rows, "depth"), norm / known[-1], color=colour, label=name)
+            expected = np.cumprod(_column(rows, "theory_growth")[:0:-1])[::-1]
+            if np.isfinite(expected).all():
+                figure.axes.semilogy(_column(rows, "depth"), [*expected, 1], ":", color="#1d2733", linewidth=1)
         figure.axes.set(title="Gradient, relative to the last layer's", xlabel="activation, in order of execution")
         figure.axes.legend()
     return figure.svg
@@ -139,40 +142,71 @@ def reading(net: Net, dissipation_depth: int | None, gradient_growth: float) -> 
     )
 
 
+def summary(net: Net, dissipation_depth: int | None, gradient_growth: float) -> Row:
+    """One net in one row."""
+    name, rows = net
+    return {
+        "model": name,
+        "activations": len(rows),
+        "input gone from": "never" if dissipation_depth is None else dissipation_depth,
+        "R² at a third": rows[max(0, len(rows) // 3 - 1)]["r2"],
+        "R² at the end": rows[-1]["r2"],
+        "positive": float(np.nanmean(_column(rows, "survival"))),
+        "gradient, first over last": gradient_growth,
+    }
+
+
 def dissipation_page(diagnoses: Sequence[Any], evidence: Sequence[str]) -> Page:
     """`diagnoses`: objects with model, rows(), originals, pictures, correlation, dissipation_depth, gradient_growth."""
     nets = [(diagnosis.model, diagnosis.rows()) for diagnosis in diagnoses]
-    lines = [reading(net, d.dissipation_depth, d.gradient_growth) for net, d in zip(nets, diagnoses, strict=True)]
+    found = [(net, d.dissipation_depth, d.gradient_growth) for net, d in zip(nets, diagnoses, strict=True)]
+    short = Section("In short", reading=[reading(*each) for each in found], rows=[summary(*each) for each in found])
+    layers = [
+        Section(f"All {len(rows)} layers of {name}", rows=[_shown(row) for row in rows], folded=True)
+        for name, rows in nets
+    ]
+    title = "Seeing inputs dissipate: " + ", ".join(name for name, _ in nets)
+    lead = "What is left of the input after each activation, beside what noise would leave and what theory expects."
+    return Page(title, lead, [short, *_figures(nets, diagnoses), *layers], evidence)
+
+
+def _shown(row: Row) -> Row:
+    shown = {key: row[key] for key in COLUMNS}
+    return shown if row["dists"] == row["dists"] else {**shown, "dists": "not computed"}
+
+
+def _figures(nets: Sequence[Net], diagnoses: Sequence[Any]) -> list[Section]:
     pictures = read_back(diagnoses[0].originals, nets, [diagnosis.pictures for diagnosis in diagnoses])
-    sections = [
-        Section("In short", reading=lines),
+    back = "The best linear decoder from a layer's features, fitted on other images; the numbers count activations. "
+    back += "A grey average means that nothing is left."
+    return [
         Section(
             "What each layer can still tell of the picture",
             svgs=[pictures] if pictures else [],
-            caption="The best linear decoder from a layer's features, fitted on other images; the numbers count "
-            "activations. A grey average means: nothing left."
-            if pictures
-            else "The inputs are no pictures.",
+            caption=back if pictures else "The inputs are no pictures.",
         ),
         Section(
             "How much of the input is left",
             svgs=[information(nets)],
-            caption="Grey: what the same layer says of unrelated images, mean and two standard deviations.",
+            caption="1 is all, 0 is nothing. Grey: the layer and unrelated images, mean and two standard deviations. "
+            "What lies in the grey is noise. Left: what a linear decoder reads back. Right: whether images that are "
+            "alike still have features that are alike, which a layer can keep when nothing can be read.",
         ),
         Section(
             "Surviving neurons",
             svgs=[survival(nets)],
             caption="Shaded: shares that the Chebyshev-Cantelli bound rules out. Dots: the matching row of the theory.",
         ),
-        Section("Will it train?", svgs=[gradient(nets)]),
+        Section(
+            "Will it train?",
+            svgs=[gradient(nets)],
+            caption="The norm of the gradient on its way back from the output. Level: all layers learn at one pace. "
+            "A steep slope: the first layers get steps that are far too big, or none. Dotted: the theory of a chain.",
+        ),
         Section(
             "Do different images stay different?",
             svgs=[correlations(nets, [diagnosis.correlation for diagnosis in diagnoses])],
-            caption="Light lines are early layers, dark ones late. Above the dotted diagonal images become more alike.",
+            caption="Light lines are early layers, dark ones late. Above the dotted diagonal images become more alike; "
+            "a level line at the top means that all images look the same to the layer.",
         ),
     ]
-    sections += [
-        Section(f"Layers of {name}", rows=[{k: row[k] for k in COLUMNS} for row in rows]) for name, rows in nets
-    ]
-    title = "Seeing inputs dissipate: " + ", ".join(name for name, _ in nets)
-    return Page(title, "Layer by layer: what is left of the input, and what theory expects.", sections, evidence)

@@ -14,19 +14,24 @@ _TEMPLATE = """<!doctype html>
 body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); max-width: 62rem;
   margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.75rem; line-height: 1.2; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
-.lead { color: var(--soft); margin: 0 0 1.4rem; } figure { margin: 1rem 0; } figure svg { width: 100%; height: auto; }
+.lead { color: var(--soft); margin: 0 0 1.4rem; } figure { margin: 1rem 0; overflow-x: auto; }
+figure svg { width: 100%; min-width: 34rem; height: auto; }
 figcaption, .note { color: var(--soft); font-size: .9rem; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .8rem .35rem 0; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; } th { color: var(--soft); font-weight: 600; }
+details { margin: 1rem 0; } summary { cursor: pointer; font-weight: 600; padding: .3rem 0; }
+summary::marker { color: var(--soft); }
 ul.reading { padding-left: 1.1rem; } ul.reading li { margin: .35rem 0; }
 footer { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--soft);
   font-size: .85rem; }
 code { background: var(--tint); padding: .1rem .3rem; border-radius: 3px; overflow-wrap: anywhere; }
 </style></head><body>
 <h1>{{ page.title }}</h1><p class="lead">{{ page.lead }}</p>
-{% for section in page.sections %}<section><h2>{{ section.title }}</h2>
+{% for section in page.sections %}<section>
+{% if section.folded %}<details><summary>{{ section.title }}</summary>
+{% else %}<h2>{{ section.title }}</h2>{% endif %}
 {% if section.reading %}<ul class="reading">
 {% for line in section.reading %}<li>{{ line }}</li>{% endfor %}</ul>{% endif %}
 {% for svg in section.svgs %}<figure>{{ svg|safe }}</figure>{% endfor %}
@@ -34,7 +39,8 @@ code { background: var(--tint); padding: .1rem .3rem; border-radius: 3px; overfl
 {% if section.rows %}<div class="scroll"><table><thead><tr>
 {% for key in section.rows[0] %}<th>{{ key|replace("_", " ") }}</th>{% endfor %}</tr></thead><tbody>
 {% for row in section.rows %}<tr>{% for value in row.values() %}<td>{{ show(value) }}</td>{% endfor %}</tr>{% endfor %}
-</tbody></table></div>{% endif %}</section>{% endfor %}
+</tbody></table></div>{% endif %}
+{% if section.folded %}</details>{% endif %}</section>{% endfor %}
 <footer>{% for line in page.evidence %}<div>{{ line }}</div>{% endfor %}</footer>
 </body></html>
 """
@@ -42,13 +48,17 @@ code { background: var(--tint); padding: .1rem .3rem; border-radius: 3px; overfl
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, then what there is of: sentences, figures (SVG text), a caption, a table of rows."""
+    """A heading, then what there is of: sentences, figures (SVG text), a caption, a table of rows.
+
+    folded: only the heading shows until it is opened, for what few want to read through.
+    """
 
     title: str
     reading: Sequence[str] = ()
     svgs: Sequence[str] = ()
     caption: str = ""
     rows: Sequence[Row] = ()
+    folded: bool = False
 
 
 @dataclass(frozen=True)
