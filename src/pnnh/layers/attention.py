@@ -17,17 +17,14 @@ from torch import Tensor, nn
 
 
 def diagonal_bias(num_tokens: int, depth: int, mixing: float) -> float:
-    """The bias with which a token keeps the share 1 - mixing / depth of its attention, all other logits being equal.
+    """The bias with which a token gives the share exp(-mixing / depth) of its attention to itself, other logits equal.
 
-    From exp(b) / (exp(b) + T - 1) = 1 - mixing / depth. `mixing`, the share given away over the whole depth, does not
-    depend on the depth then: exp(-mixing) of a token is left at the end of any net (derived). 0 for a single token.
+    From exp(b) / (exp(b) + T - 1) = exp(-mixing / depth): after `depth` layers exp(-mixing) of a token is its own, in a
+    net of any depth and at any number of tokens T (derived). 0 for a single token.
     """
-    if num_tokens == 1:
-        return 0.0
-    away = mixing / depth
-    if not 0 < away < 1:
-        raise ValueError(f"mixing {mixing} must be above 0 and below the depth, {depth}")
-    return math.log((num_tokens - 1) * (1 - away) / away)
+    if mixing <= 0:
+        raise ValueError(f"mixing {mixing} must be above 0: tokens that never mix are classified one by one")
+    return math.log((num_tokens - 1) / math.expm1(mixing / depth)) if num_tokens > 1 else 0.0
 
 
 def near_identity_attention(q: Tensor, k: Tensor, v: Tensor, diagonal: Tensor) -> Tensor:
@@ -48,14 +45,24 @@ class JointLinear(nn.Linear):
         super().__init__(in_features, out_features)
         self.axis = {"out": 0, "in": 1}[join]
         own = (out_features - coded, in_features) if self.axis == 0 else (out_features, in_features - coded)
-        self.weight = nn.Parameter(torch.empty(own)) if min(own) else None
+        self.weight = nn.Parameter(torch.empty(own))
 
     def reset_parameters(self) -> None:
         """The layer that owns it knows the right scale."""
 
     def forward(self, x: Tensor, kernel: Tensor) -> Tensor:
-        weight = kernel if self.weight is None else torch.cat([self.weight, kernel], self.axis)
-        return F.linear(x, weight, self.bias)
+        return F.linear(x, torch.cat([self.weight, kernel], self.axis), self.bias)
+
+
+class CoderLinear(nn.Module):
+    """K x + b: the coder's kernel, which is an argument, and a bias of the layer's own."""
+
+    def __init__(self, out_features: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, x: Tensor, kernel: Tensor) -> Tensor:
+        return F.linear(x, kernel, self.bias)
 
 
 class PlainAttention(nn.Module):
@@ -71,13 +78,15 @@ class PlainAttention(nn.Module):
         self.num_heads, self.start = num_heads, diagonal
         self.qkv = JointLinear(dim, 3 * dim, coded=dim)
         self.diagonal = nn.Parameter(torch.empty(num_heads))
-        self.proj = JointLinear(dim, dim, coded=dim)
+        self.proj = CoderLinear(dim)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Queries and keys of unit variance for normalised tokens, no bias, the diagonal at its start."""
-        self.qkv.weight.normal_(0.0, self.qkv.in_features**-0.5)
+        """Queries start at 0, so that only the diagonal counts at first; keys of unit variance; biases are 0."""
+        queries, keys = self.qkv.weight.chunk(2)
+        queries.zero_()
+        keys.normal_(0.0, self.qkv.in_features**-0.5)
         self.qkv.bias.zero_()
         self.proj.bias.zero_()
         self.diagonal.fill_(self.start)

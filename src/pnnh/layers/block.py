@@ -28,8 +28,9 @@ class BlockOptions:
 
     coder: which kernels code, and whether they are shared; None is a LearnedCoder at the rate `coder_rate` / depth,
         because the gradients of all blocks meet in it.
-    mixing: attention given away over the whole depth (`diagonal_bias`). writing: variance that the MLPs' learners add
-        over the whole depth, shared out evenly: each starts at the gain sqrt(writing / depth).
+    mixing: how much tokens mix over the whole depth at the start; exp(-mixing) of each stays its own (`diagonal_bias`).
+    writing: variance that the MLPs' learners add to a token over the whole depth at the start, shared out evenly: each
+        starts at the gain sqrt(writing / depth).
     """
 
     coder: CoderChoice | None = None

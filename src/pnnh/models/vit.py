@@ -10,6 +10,7 @@ averaged and there is no class token: attention that starts near the identity wo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import cycle
 
 import torch
@@ -169,14 +170,17 @@ class PnnhVit(SkiplessVit):
         """[B, C, H, W] -> tokens with their positions [B, T, D]."""
         return self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
 
-    def through(self, x: Tensor, num_blocks: int | None = None):
-        """The tokens after each of the first `num_blocks` blocks."""
-        for block, coder in zip(self.blocks[:num_blocks], cycle(self.coders)):
-            x = checkpoint(block, x, coder) if self.grad_checkpointing and self.training else block(x, coder)
-            yield x
+    def coded(self) -> Iterator[tuple[PlainBlock, BlockCoder]]:
+        """Every block and its coder: the same every time unless there is one per block."""
+        return zip(self.blocks, cycle(self.coders))
+
+    def run(self, block: PlainBlock, x: Tensor, coder: BlockCoder) -> Tensor:
+        return checkpoint(block, x, coder) if self.grad_checkpointing and self.training else block(x, coder)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        *_, x = self.through(self.embed(x))
+        x = self.embed(x)
+        for block, coder in self.coded():
+            x = self.run(block, x, coder)
         return self.norm(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -198,13 +202,16 @@ class PnnhVit(SkiplessVit):
         wanted, last = feature_take_indices(len(self.blocks), indices)
         height, width = self.patch_embed.dynamic_feat_size(x.shape[-2:])
         x, prefix, intermediates = self.embed(x), self.num_prefix_tokens, []
-        for index, x in enumerate(self.through(x, last + 1 if stop_early else None)):  # noqa: B020
+        for index, (block, coder) in enumerate(self.coded()):
+            x = self.run(block, x, coder)
             if index in wanted:
                 tokens = self.norm(x) if norm else x
                 patches = tokens[:, prefix:]
                 if output_fmt == "NCHW":
                     patches = patches.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous()
                 intermediates.append((patches, tokens[:, :prefix]) if return_prefix_tokens and prefix else patches)
+            if stop_early and index == last:
+                break
         return intermediates if intermediates_only else (self.norm(x), intermediates)
 
     def prune_intermediate_layers(
