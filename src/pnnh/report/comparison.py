@@ -11,13 +11,14 @@ from pnnh.report.page import Page, Section
 _RIVALS = {"diracnet": "DiracNet", "repvgg": "RepVGG", "isonet": "ISONet", "tat": "TAT"}
 _COLOUR = {"plain": COLOURS[4], "residual": COLOURS[0], "pnnh": COLOURS[2]}
 _COLOUR |= dict(zip(_RIVALS, (COLOURS[1], COLOURS[3], COLOURS[6], COLOURS[7]), strict=True))
+_COLOUR["skip_init"] = COLOURS[1]
 _COLUMNS = "Params: shared kernels once. MACs: of one image. img/s: training, median epoch."
 _SEEDS = "Thin lines: single seeds. Test accuracy after each epoch."
 _ALIVE = (
     "Share of positive units after each ReLU on 128 test images, first layer left, last layer right. "
     "A layer of a PNNH net has a learner and a stream: a dot each."
 )
-_LABEL = {"plain": "plain", "residual": "residual", "pnnh": "PNNH"} | _RIVALS
+_LABEL = {"plain": "plain", "residual": "residual", "pnnh": "PNNH"} | _RIVALS | {"skip_init": "Cutting the Skip"}
 
 
 def comparison_page(results: Mapping[str, Any]) -> Page:
