@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from pnnh._errors import UsageError
-from pnnh.train.augment import Augment
-from pnnh.train.data import Dataset
+from pnnh.train.augment import Augment, ResizedCrop
+from pnnh.train.data import Dataset, Split
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,22 @@ class AdamW:
         from timm.optim import create_optimizer_v2
 
         return create_optimizer_v2(groups, opt="adamw", lr=self.lr, betas=(self.beta1, self.beta2), eps=self.eps)
+
+
+@dataclass(frozen=True)
+class Muon:
+    """Momentum orthogonalised by Newton-Schulz steps for matrices, AdamW for vectors (timm's, Nesterov momentum).
+
+    Its updates are scaled to the size of AdamW's, so AdamW's rates and decay fit.
+    """
+
+    lr: float = 1e-3
+    momentum: float = 0.95
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        from timm.optim import create_optimizer_v2
+
+        return create_optimizer_v2(groups, opt="nmuon", lr=self.lr, momentum=self.momentum)
 
 
 @dataclass(frozen=True)
@@ -89,7 +105,7 @@ class Recipe:
 
     epochs: int = 10
     batch_size: int = 128
-    optimizer: SGD | AdamW = field(default_factory=SGD)
+    optimizer: SGD | AdamW | Muon = field(default_factory=SGD)
     schedule: OneCycle | Cosine = field(default_factory=OneCycle)
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
@@ -97,7 +113,7 @@ class Recipe:
     grad_clip: float = 0.0
     amp: str = "fp32"
     channels_last: bool = True
-    augment: Augment = field(default_factory=Augment)
+    augment: Augment | ResizedCrop = field(default_factory=Augment)
 
     def __post_init__(self) -> None:
         rules = {
@@ -145,17 +161,18 @@ def recipe_for(data: Dataset, **choices: Any) -> Recipe:
     """The default recipe fitted to a data set; `choices` are Recipe's own and win.
 
     Crops move by up to an eighth of the side (4 px at 32), mirror images only where they keep their class, and
-    batches of 64 below 10,000 images, so that small sets see enough updates.
+    batches of 64 below 10,000 images, so that small sets see enough updates. Data read from disk has Inception crops.
     """
+    in_memory = isinstance(data.train, Split)
     fitted = {
-        "augment": Augment(pad=data.image_size // 8, flip=data.flip),
+        "augment": Augment(pad=data.image_size // 8, flip=data.flip) if in_memory else ResizedCrop(flip=data.flip),
         "batch_size": 128 if len(data.train) >= 10_000 else 64,
     }
     return Recipe(**(fitted | choices))
 
 
 _CHOICES = {
-    "optimizer": {"SGD": SGD, "AdamW": AdamW},
+    "optimizer": {"SGD": SGD, "AdamW": AdamW, "Muon": Muon},
     "schedule": {"OneCycle": OneCycle, "Cosine": Cosine},
-    "augment": {"Augment": Augment},
+    "augment": {"Augment": Augment, "ResizedCrop": ResizedCrop},
 }
