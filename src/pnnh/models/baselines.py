@@ -14,10 +14,9 @@ from pnnh.layers import LearnerConv
 class ConvNormAct(nn.Sequential):
     """relu(norm(conv(x)))"""
 
-    def __init__(self, in_chans: int, out_chans: int, *, stride: int = 1):
-        super().__init__(
-            LearnerConv(in_chans, out_chans, stride=stride), nn.BatchNorm2d(out_chans), nn.ReLU(inplace=True)
-        )
+    def __init__(self, in_chans: int, out_chans: int, kernel_size: int = 3, *, stride: int = 1):
+        conv = LearnerConv(in_chans, out_chans, kernel_size, stride=stride)
+        super().__init__(conv, nn.BatchNorm2d(out_chans), nn.ReLU(inplace=True))
 
 
 class ChainStage(nn.Sequential):
@@ -26,6 +25,19 @@ class ChainStage(nn.Sequential):
     def __init__(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int = 1):
         first = ConvNormAct(in_chans, out_chans, stride=stride)
         super().__init__(first, *(ConvNormAct(out_chans, out_chans) for _ in range(num_layers - 1)))
+
+
+class BottleneckChainStage(nn.Sequential):
+    """`num_layers / 3` bottlenecks of 1x1, 3x3 and 1x1 (He et al. 2015, figure 5), their shortcuts left out."""
+
+    def __init__(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int = 1, expansion: int = 4):
+        super().__init__()
+        thin = out_chans // expansion
+        for index in range(num_layers // 3):
+            first = index == 0
+            self.append(ConvNormAct(in_chans if first else out_chans, thin, 1))
+            self.append(ConvNormAct(thin, thin, stride=stride if first else 1))
+            self.append(ConvNormAct(thin, out_chans, 1))
 
 
 class ResidualBlock(nn.Module):

@@ -17,7 +17,7 @@ from pnnh._cost import cost
 from pnnh._errors import RunError, UsageError
 from pnnh.analysis.intact import intact
 from pnnh.analysis.probe import probe
-from pnnh.models import layers_per_stage
+from pnnh.models import layers_per_stage, registry
 from pnnh.train import Dataset, Normalise, Recipe, load_data, train
 
 
@@ -127,7 +127,7 @@ def build(method: str, depth: int, **kwargs: Any) -> tuple[nn.Module, dict[str, 
     """The net of a method and what a record says to build it again. `kwargs` go to the net."""
     family, kwargs = METHODS[method].family, METHODS[method].options | kwargs
     name = f"{family}{depth}"
-    if not timm.is_model(name):
+    if name not in registry.SPECS:  # a depth of 50 is no ImageNet-shaped net here
         name, kwargs = f"{family}20", {"depth": depth, **kwargs}
     return timm.create_model(name, **kwargs), {"name": name, "kwargs": kwargs}
 
