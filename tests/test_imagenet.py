@@ -123,4 +123,5 @@ def test_every_parameter_is_in_one_group_of_timms_and_of_ours():
 def test_the_comparison_builds_a_cifar_net_even_where_a_depth_names_an_imagenet_one():
     model, spec = build("pnnh", 50)
     assert isinstance(model, CifarNet)
-    assert model.depth == 50 and spec["name"] == "pnnh_resnet20"
+    assert model.depth == 50
+    assert spec["name"] == "pnnh_resnet20"

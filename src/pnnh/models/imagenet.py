@@ -1,9 +1,9 @@
 """The ImageNet shape of He et al. 2015, section 3.3: 7x7 stem, max pool, four stages, pooling, classifier.
 
-    PnnhImagenet             plain layers with a shared coder      no residual connection
-    PlainImagenet            conv-norm-relu                        no residual connection, no coder
-    PlainBottleneckImagenet  1x1, 3x3, 1x1                         no residual connection, no coder
-    the residual twins are timm's own resnet18, resnet34, resnet50
+PnnhImagenet             plain layers with a shared coder      no residual connection
+PlainImagenet            conv-norm-relu                        no residual connection, no coder
+PlainBottleneckImagenet  1x1, 3x3, 1x1                         no residual connection, no coder
+the residual twins are timm's own resnet18, resnet34, resnet50
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The ImageNet-shaped nets in timm's registry: `pnnh_resnet18`, `pnnh_resnet34`, `pnnh_resnet50` and plain twins.
 
-pnnh_resnet50 is no bottleneck net. A bottleneck's stream is wide and its 3x3 convolution thin; a plain layer has to carry
-its stream through every activation, which a stream of 2,048 channels makes dear, and 3x3 convolutions run faster than
-1x1 at the same count. So it is 48 layers of 3x3 at RepVGG's layout (8, 14, 24 and the fewest possible in the last stage,
-where parameters are dear and pixels few), as wide as resnet50's compute allows at 0.56 of its parameters.
+pnnh_resnet50 is no bottleneck net. A bottleneck's stream is wide and its 3x3 convolution thin; a plain layer has to
+carry its stream through every activation, which a stream of 2,048 channels makes dear, and 3x3 convolutions run faster
+than 1x1 ones of equal count. So it is 48 layers of 3x3 at RepVGG's layout (8, 14, 24 and the fewest possible in the
+last stage, where parameters are dear and pixels few), as wide as resnet50's compute and 0.56 of its parameters allow.
 """
 
 from __future__ import annotations

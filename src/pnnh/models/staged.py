@@ -1,4 +1,4 @@
-"""What the nets have in common: stem, stages, pooling, classifier, and timm's Model API. Subclasses say what they are."""
+"""What the nets have in common: stem, stages, pooling, classifier, timm's Model API. Subclasses say what they are."""
 
 from __future__ import annotations
 
