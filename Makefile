@@ -35,7 +35,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 constraints:  ## pin everything again; needs uv
-	uv pip compile pyproject.toml --group dev --group docs --extra export --extra openvino --universal \
+	uv pip compile pyproject.toml --group dev --group docs --extra export --extra openvino --extra scale --universal \
 	  --python-version 3.11 --generate-hashes --no-header --no-annotate --no-config --upgrade -o constraints.txt
 
 clean:

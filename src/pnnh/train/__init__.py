@@ -1,6 +1,6 @@
 """Data, recipes and one training loop over any `nn.Module`."""
 
-from pnnh.train.augment import Augment
+from pnnh.train.augment import Augment, ResizedCrop
 from pnnh.train.checkpoint import Checkpoint, check_writable
 from pnnh.train.data import Dataset, Split, load_data
 from pnnh.train.evaluate import Evaluation, Normalise, evaluate
@@ -9,7 +9,7 @@ from pnnh.train.finite import NotFinite
 from pnnh.train.groups import param_groups
 from pnnh.train.loop import Epoch, Stopped, check_fit, pick_device, train
 from pnnh.train.processes import join
-from pnnh.train.recipe import SGD, AdamW, Cosine, OneCycle, Recipe, recipe_for
+from pnnh.train.recipe import SGD, AdamW, Cosine, Muon, OneCycle, Recipe, recipe_for
 from pnnh.train.stopping import STOPPED_EXIT_CODE, StopOnSignal
 
 __all__ = [
@@ -25,10 +25,12 @@ __all__ = [
     "Epoch",
     "Evaluation",
     "Execution",
+    "Muon",
     "Normalise",
     "NotFinite",
     "OneCycle",
     "Recipe",
+    "ResizedCrop",
     "Split",
     "StopOnSignal",
     "Stopped",

@@ -6,7 +6,9 @@ index, so both are one gather; it also picks the batch out of the data set and l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +40,32 @@ class Augment:
         shift_y, shift_x = integers(2 * self.pad + 1) - self.pad, integers(2 * self.pad + 1) - self.pad
         mirrored = integers(2).bool()[part] if self.flip else None
         return shift(images, index[part], shift_y[part], shift_x[part], mirrored)
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A random part of the image of random shape, resized (Inception crops); for data that is read from disk.
+
+    smallest: least share of the area. flip: mirror half of the images. policy: timm's name of an automatic
+    augmentation, e.g. "rand-m7-mstd0.5-inc1"; "" is none.
+    """
+
+    smallest: float = 0.08
+    flip: bool = True
+    policy: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.smallest <= 1:
+            raise UsageError(f"smallest {self.smallest} must be above 0 and at most 1")
+
+    def transform(self, image_size: int) -> Callable[[Any], Tensor]:
+        """PIL image -> uint8 [3, image_size, image_size]."""
+        from timm.data import create_transform
+
+        return create_transform(
+            (3, image_size, image_size), is_training=True, scale=(self.smallest, 1.0), color_jitter=0.0,
+            hflip=0.5 if self.flip else 0.0, auto_augment=self.policy or None, normalize=False,
+        )  # fmt: skip
 
 
 def shift(images: Tensor, index: Tensor, shift_y: Tensor, shift_x: Tensor, mirrored: Tensor | None) -> Tensor:

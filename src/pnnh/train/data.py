@@ -15,11 +15,15 @@ import torch
 from torch import Tensor
 
 from pnnh._errors import UsageError
+from pnnh.train.augment import Augment
 
 if TYPE_CHECKING:
     from pnnh.train.feed import Feed
     from pnnh.train.processes import Alone
     from pnnh.train.recipe import Recipe
+
+
+STREAMED = ("imagefolder", "hfds", "wds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +115,8 @@ class Dataset:
         """The batches that `recipe` asks for."""
         from pnnh.train.feed import Feed
 
+        if not isinstance(recipe.augment, Augment):
+            raise UsageError(f"{self.name} is in memory and takes Augment, not {type(recipe.augment).__name__}")
         choices = {"batch_size": recipe.batch_size, "seed": seed, "device": device, "processes": processes}
         return Feed(self.train.images, self.train.labels, recipe.augment, **choices)
 
@@ -153,7 +159,9 @@ def load_data(
     channels: int | None = None,
     limit: int | None = None,
 ) -> Dataset:
-    """Read `digits`, `cifar10`, `cifar100`, `fashion-mnist` or `folder:PATH`.
+    """Read `digits`, `cifar10`, `cifar100`, `fashion-mnist` or `folder:PATH` into memory.
+
+    `imagefolder:PATH`, `hfds:NAME` and `wds:PATH` stay on disk and are decoded as they are needed.
 
     root: directory searched first (default: PNNH_CACHE or ~/.cache/pnnh).
     image_size: pixels a side; default the data's own (digits: 16, up from 8).
@@ -165,10 +173,24 @@ def load_data(
         raise UsageError(f"image size {image_size} must be at least 8 pixels")
     if channels not in (None, 1, 3):
         raise UsageError(f"channels {channels} must be 1 or 3")
+    kind, _, path = spec.partition(":")
+    if kind in STREAMED:
+        return _streamed(kind, path, image_size, channels, limit)
     source = _read(spec, Path(root) if root else cache_dir(), image_size, channels)
     train, test = (_shaped(split, image_size, channels) for split in (source.train, source.test))
     mean, std = pixel_statistics(train.images)
     data = Dataset(source.name, source.classes, train, test, mean, std, source.flip, source.notes)
+    return data if limit is None else data.limit(limit)
+
+
+def _streamed(kind: str, path: str, image_size: int | None, channels: int | None, limit: int | None) -> Dataset:
+    from pnnh.train.stream import open_stream
+
+    if not path:
+        raise UsageError(f"{kind}: needs a path or name after the colon")
+    if channels == 1:
+        raise UsageError(f"{kind}: gives 3 channels; for 1 use folder:PATH")
+    data = open_stream(kind, path, image_size)
     return data if limit is None else data.limit(limit)
 
 
@@ -191,7 +213,9 @@ def _read(spec: str, root: Path, image_size: int | None, channels: int | None) -
     if colon or kind not in readers:
         near = difflib.get_close_matches(kind, readers, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UsageError(f"unknown data {spec!r}{hint}; use {', '.join(readers)} or folder:PATH")
+        raise UsageError(
+            f"unknown data {spec!r}{hint}; use {', '.join(readers)}, folder:PATH, or {', '.join(STREAMED)} and a path"
+        )
     return readers[kind](root, image_size)
 
 
