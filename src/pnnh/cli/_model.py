@@ -101,7 +101,7 @@ def _from_checkpoint(folder: Path, changes: dict):
 
 
 def _from_function(spec: str, changes: dict, home: str | None = None):
-    """`home`: the working directory of the training, to name where a module is to be found; nothing is run from there."""
+    """`home`: where a checkpoint was trained; only named when the module is not found, nothing is run from there."""
     from torch import nn
 
     if changes:
@@ -114,7 +114,10 @@ def _from_function(spec: str, changes: dict, home: str | None = None):
     except (ImportError, AttributeError, ValueError) as error:
         there = f"it was trained in {home}, run the command there or put that folder on PYTHONPATH" if home else ""
         raise UsageError(f"cannot import {spec!r}: {error}; {there or f'give {FORMS}'}") from error
-    model = build() if not isinstance(build, nn.Module) else build
+    try:
+        model = build if isinstance(build, nn.Module) else build()
+    except TypeError as error:
+        raise UsageError(f"{spec} cannot be called without arguments: {error}; name a function that can") from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"{spec} returned {type(model).__name__}, not a torch.nn.Module")
     return model, _input_shape(model)

@@ -75,7 +75,7 @@ def convert(
     before = cost_of(model, source, arguments)
     twin, carries = _build(model, arguments, form, dry_run)
     proof = None if dry_run else compare(model, twin, arguments)
-    twin = twin.to(next(model.parameters(), arguments[0]).dtype)
+    twin = twin.to(next(model.parameters(), arguments[0]).dtype).eval()
     like = _like(twin, arguments)
     traced = trace(twin, like)
     joins, after, certificate = len(certify_trace(source).joins), cost_of(twin, traced, like), certify_trace(traced)

@@ -25,7 +25,8 @@ TOLERANCE = 1e-9
 class Fusion:
     """What `fuse` did, kept as `.fusion` on its result.
 
-    form: dense or structured. macs: multiply-accumulates of one image (first input). folded: paths of what became convolutions. relative_error: of the folded net against the source, both in float64.
+    form: dense or structured. folded: paths of what was folded. macs: multiply-accumulates of one input.
+    relative_error: of the folded net against the source, both in float64.
     rounding: of the fused and of the unfused net in the source's dtype, against the source in float64.
     argmax: share of samples with the same largest output.
     """
@@ -63,8 +64,8 @@ def fuse(model: nn.Module, example: Example | None = None, *, form: Form = "dens
         model: in eval mode, with norms that have seen data.
         example: inputs for the proof; default: noise of the size in the model's own timm configuration.
         form: `dense`: each plain layer is one Conv2d and its activation, a bare chain for hardware that runs only
-            chains. `structured`: learner and coder stay thin convolutions and the stream is added, not multiplied: plain
-            as well, fewer parameters and MACs, for runtimes that have an Add (CPUs, GPUs).
+            chains. `structured`: learner and coder stay thin convolutions and the stream is added, not multiplied:
+            plain as well, fewer parameters and MACs, for runtimes that have an Add (CPUs, GPUs).
 
     Raises:
         UsageError: unknown form, train mode, uncalibrated norms, nothing to fold. RunError: the proof failed.
