@@ -24,3 +24,16 @@ def evidence() -> dict:
         "device": f"cpu, {platform.machine()}, {torch.get_num_threads()} thread(s)",
         "date": datetime.date.today().isoformat(),
     }
+
+
+def show_in(page: str, name: str, text: str) -> None:
+    """Put `text` between `<!-- record NAME -->` and `<!-- end NAME -->` of docs/PAGE: no number there is typed."""
+    from pnnh.report import write_text
+
+    path = Path(__file__).resolve().parents[2] / "docs" / page
+    first, last = f"<!-- record {name} -->\n", f"<!-- end {name} -->"
+    before, _, rest = path.read_text().partition(first)
+    _, found, after = rest.partition(last)
+    if not found:
+        raise SystemExit(f"{path} has no {first.strip()} ... {last}")
+    write_text(path, f"{before}{first}\n{text.strip()}\n\n{last}{after}")

@@ -115,14 +115,14 @@ def measure(names: list[str], seeds: int, count: int, features: int) -> dict[str
     return runs
 
 
-def trained(patterns: list[str], count: int) -> dict[str, list[dict]]:
+def trained(patterns: list[str], count: int, data: str | None) -> dict[str, list[dict]]:
     """Checkpoint folders of ours, in eval mode, on test images of their own data; a model's seeds together."""
     from pnnh.cli import _diagnose
 
     folders = sorted(folder for pattern in patterns for folder in Path().glob(pattern))
     runs: dict[str, list[dict]] = {}
     for folder in folders:
-        (found,) = _diagnose.all_of((str(folder),), num=count)
+        (found,) = _diagnose.all_of((str(folder),), num=count, data=data)
         name = json.loads((folder / "record.json").read_text())["model"]["name"]
         runs.setdefault(name, []).append(part(found))
         print(folder.name, found.dissipation_depth, f"{found.gradient_growth:.3g}", flush=True)
@@ -191,13 +191,14 @@ def table(record: dict) -> str:
 
 
 def main() -> None:
-    from _evidence import evidence
+    from _evidence import evidence, show_in
 
     from pnnh.report import json_text, write_text
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draw", action="store_true")
     parser.add_argument("--weights", nargs="+", default=[], metavar="PATTERN", help="checkpoint folders")
+    parser.add_argument("--data", help="images for --weights; default: what they were trained on")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--features", type=int, default=32, help="numbers kept of each cell, see pnnh.analysis.Decoder")
@@ -206,7 +207,7 @@ def main() -> None:
     path = RESULTS / f"{prefix}.json"
     if not options.draw:
         if options.weights:
-            runs = trained(options.weights, options.images)
+            runs = trained(options.weights, options.images, options.data)
         else:
             runs = measure(["vgg-like", *NAMES], options.seeds, options.images, options.features)
         seeds = list(range(max(map(len, runs.values()))))
@@ -216,7 +217,8 @@ def main() -> None:
         draw_pictures(runs, prefix)
     record = json.loads(path.read_text())
     draw(record, prefix)
-    write_text(path.with_suffix(".md"), table(record))
+    source = f"Record: `results/{path.name}`, every value: `results/{path.stem}.csv`, by `{record['command']}`."
+    show_in("seeing-inputs-dissipate.md", prefix, f"{table(record)}\n{source}")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ COLUMNS = (
     "theory",
     "agrees",
 )
+DATA = ("digits", "cifar10", "cifar100", "fashion-mnist")
 NOT_COMPUTED = "not computed"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
 
@@ -58,21 +59,20 @@ def all_of(
     for spec in specs:
         torch.manual_seed(seed)
         model, shape = load_model(spec, weights=weights, image_size=image_size)
-        source = data or _own_data(Path(spec)) or "digits"
-        images = _from_folder(folder, shape, num) if folder else _from_data(source, shape, num, seed)
+        images = _from_folder(folder, shape, num) if folder else _from_data(data or _own_data(spec), shape, num, seed)
         untrained = weights is None and not Path(spec).is_dir()
         name = Path(spec).name
         found.append(diagnose(model, images, training=untrained, seed=seed, name=name, dists=distance))
     return found
 
 
-def _own_data(folder: Path) -> str | None:
-    """What a checkpoint was trained on, if it is a data set of a name."""
-    from pnnh.train.sources import SOURCES
-
-    record = folder / "record.json"
-    name = json.loads(record.read_text()).get("data", {}).get("name") if record.is_file() else None
-    return name if name in SOURCES else None
+def _own_data(spec: str) -> str:
+    """What a checkpoint was trained on; digits for what is no checkpoint."""
+    record = Path(spec) / "record.json"
+    name = (json.loads(record.read_text()).get("data") or {}).get("name") if record.is_file() else "digits"
+    if name not in DATA:
+        raise UsageError(f"{spec} was trained on {name}: say where its images are, with --data or --images")
+    return name
 
 
 def _from_data(spec: str, shape: tuple[int, int, int], num: int, seed: int) -> Tensor:
