@@ -1,7 +1,34 @@
-"""Measure side by side: interleaved pairs with a control, counted memory, counted cost."""
+"""Measure side by side: interleaved pairs with a control, counted memory, counted cost, a roofline beside it."""
 
-from pnnh.bench.cases import Report, Setting, bench, inference, training_step
-from pnnh.bench.clock import Ratio, paired, ratio_of
-from pnnh.bench.memory import LiveBytes
+from pnnh.bench.cases import WORKS, Inference, Setting, TrainingStep
+from pnnh.bench.clock import Ratio, Timing, paired, ratio_of
+from pnnh.bench.ledger import Ledger, Op, ledger
+from pnnh.bench.memory import LiveBytes, peak_bytes
+from pnnh.bench.presets import PRESETS, Preset, known
+from pnnh.bench.roofline import Rates, measure_rates, roofline
+from pnnh.bench.suite import Report, bench, verdict
 
-__all__ = ["LiveBytes", "Ratio", "Report", "Setting", "bench", "inference", "paired", "ratio_of", "training_step"]
+__all__ = [
+    "PRESETS",
+    "WORKS",
+    "Inference",
+    "Ledger",
+    "LiveBytes",
+    "Op",
+    "Preset",
+    "Rates",
+    "Ratio",
+    "Report",
+    "Setting",
+    "Timing",
+    "TrainingStep",
+    "bench",
+    "known",
+    "ledger",
+    "measure_rates",
+    "paired",
+    "peak_bytes",
+    "ratio_of",
+    "roofline",
+    "verdict",
+]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -38,6 +40,35 @@ class LiveBytes(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.now -= size
+
+
+def peak_bytes(work: Callable[[], object], device: torch.device) -> int:
+    """The most memory that one call of `work` adds: counted by the allocator on CUDA, by `LiveBytes` elsewhere."""
+    if device.type != "cuda":
+        with LiveBytes() as memory:
+            work()
+        return memory.peak
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def checkpoint_bytes(model: nn.Module) -> int:
+    """Bytes of the tensors a checkpoint holds, shared ones once; the file's header is extra."""
+    return _bytes(model.state_dict().values())
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Bytes of the optimiser's state (after its first step)."""
+    return _bytes(value for state in optimizer.state.values() for value in state.values())
+
+
+def _bytes(values) -> int:
+    tensors = {value.data_ptr(): value for value in values if isinstance(value, torch.Tensor) and value.numel()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
 
 def _key(tensor: torch.Tensor) -> int:

@@ -9,53 +9,57 @@ import tyro
 
 
 def run(
-    models: Annotated[tuple[str, ...], tyro.conf.Positional],
+    models: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     *,
-    batch_size: int = 128,
+    preset: Literal["cifar", "imagenet", "vit"] | None = None,
+    batch_size: str | None = None,
     image_size: int | None = None,
     device: str = "cpu",
-    amp: Literal["fp32", "bf16"] = "fp32",
-    compiled: bool = False,
+    amp: str = "fp32",
+    mode: str = "eager",
+    layout: str = "channels_last",
     pairs: int = 30,
     out: Path | None = None,
 ) -> int:
-    """Time training steps and inference batches of MODELS against the first one, interleaved in one process.
+    """Time training steps, inference batches and single images of MODELS against the first one, interleaved.
 
     Ratios above 1 are slower than the first; a ratio counts only if its interval excludes 1 and the control's does not.
+    Several values with commas between them measure every combination.
 
     Args:
         models: timm names, checkpoint folders or module:function; the first is the yardstick.
-        batch_size: Images a step.
+        preset: The twins and rivals of one kind instead of MODELS.
+        batch_size: Images a step; default 128, or the preset's.
         image_size: Pixels a side; default the first model's own.
         device: cpu, cuda, ...
-        amp: Arithmetic of the forward pass.
-        compiled: torch.compile both sides.
-        pairs: Timed pairs per ratio.
-        out: A .json file for the record.
+        amp: Arithmetic of the forward pass: fp32, bf16.
+        mode: eager, compiled (torch.compile).
+        layout: channels_last, contiguous.
+        pairs: Timed pairs per ratio; below 30 nothing is claimed.
+        out: A folder for results.json and report.html, or a .json file for the record alone.
     """
-    from dataclasses import asdict
-
     from rich.console import Console
 
-    from pnnh import bench, report, train
-    from pnnh._errors import UsageError
+    from pnnh import bench, train
+    from pnnh.cli import _bench
     from pnnh.cli._model import load_model
     from pnnh.train import record
 
-    if not models:
-        raise UsageError("no model given; name at least one, like: pnnh bench cifar_resnet56 pnnh_resnet56")
-    place = train.pick_device(device)
-    loaded = [(name, load_model(name, image_size=image_size)) for name in models]
-    size = loaded[0][1][1]
-    setting = bench.Setting(size, batch_size, str(place), amp, compiled=compiled, pairs=pairs)
-    result = bench.bench(
-        [(name, model) for name, (model, _) in loaded], setting, tell=lambda line: print(line, flush=True)
-    )
-    rows = [*result.rows(), result.control]
-    Console(width=200).print(report.terminal(rows, f"{batch_size} images of {size}, {place}, {amp}"))
+    def tell(line: str) -> None:
+        print(line, flush=True)
+
+    groups, usual = _bench.groups_of(models, preset, tell)
+    sizes = _bench.numbers("batch_size", batch_size or str(usual))
+    base = _bench.setting(str(train.pick_device(device)), pairs)
+    cells = []
+    for group in groups:
+        nets = [(name, *load_model(name, image_size=image_size)) for name in group]
+        for setting in _bench.settings_of(base, sizes, amp=amp, mode=mode, layout=layout):
+            result = bench.bench([net[:2] for net in nets], _bench.replace(setting, input_size=nets[0][2]), tell=tell)
+            for table in _bench.tables(result):
+                Console(width=220).print(table)
+            cells.append(_bench.cell(result))
     if out is not None:
-        evidence = {"rows": result.rows(), "control": result.control, "setting": asdict(setting)} | record.environment(
-            place
-        )
-        print(f"record: {report.write_text(out, report.json_text(evidence))}")
+        for path in _bench.write(out, {"cells": cells} | record.environment(base.device)):
+            tell(f"wrote {path}")
     return 0

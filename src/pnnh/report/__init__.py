@@ -1,5 +1,6 @@
 """Show rows, whoever made them: terminal tables, CSV, JSON, SVG figures, one HTML page."""
 
+from pnnh.report.bench import bench_page, of_work
 from pnnh.report.figure import COLOURS, draw
 from pnnh.report.page import Page, Section, html
 from pnnh.report.table import Row, csv_text, json_text, show, terminal, write_text
@@ -9,10 +10,12 @@ __all__ = [
     "Page",
     "Row",
     "Section",
+    "bench_page",
     "csv_text",
     "draw",
     "html",
     "json_text",
+    "of_work",
     "show",
     "terminal",
     "write_text",
