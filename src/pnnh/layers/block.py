@@ -7,7 +7,7 @@ The sublayers' outputs are never added to their inputs. What the coder is made o
     FrozenDirac      the same with V = O = I
     PerLayerCoder    every block its own, learned: no sharing (the ablation)
 
-Start: V random orthogonal, O = V^T, E = [I; -I], D = [I, -I], so that O V = I and D act(E z) = z.
+Start: V random orthogonal, O = V^T, E = [I; -I], R = [I, -I], so that O V = I and R act(E z) = z.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The MLP without a residual connection: u = D act([E z]) + W2 act(W1 z), all of it through the activation.
+"""The MLP without a residual connection: u = R act(E z) + W2 act(W1 z), all of it through the activation.
 
-Legend: D width of a token, L learner units, P = 2 D coder units; E [2 D, D] and D [D, 2 D] the coder's kernels.
+Legend: D width of a token, E [2 D, D] and R [D, 2 D] the coder's kernels, W1 and W2 the learner's.
 
-The coder starts as the pair code E = [I; -I], D = [I, -I]. Every activation act(x) = x g(x) with g(x) + g(-x) = 1
+The coder starts as the pair code E = [I; -I], R = [I, -I]. Every activation act(x) = x g(x) with g(x) + g(-x) = 1
 (ReLU, GELU, SiLU, hard-swish) has act(x) - act(-x) = x, so the pair carries z through it without loss (derived).
 """
 
