@@ -277,6 +277,40 @@ def test_no_activation_and_bad_settings():
         diagnose(chain(1), pictures(), batch_size=4)
 
 
+class Frugal(torch.autograd.Function):
+    """A relu inside an autograd function of the model's own."""
+
+    @staticmethod
+    def forward(x):
+        return (x + 0).relu_()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * (ctx.saved_tensors[0] > 0)
+
+
+def test_gradient_at_an_activation_inside_an_autograd_function():
+    class Net(nn.Module):
+        def __init__(self, act):
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(3, 8, 3), act
+
+        def forward(self, x):
+            return self.act(self.conv(x))
+
+    torch.manual_seed(0)
+    net, x = Net(Frugal.apply), pictures()
+    (inside,) = diagnose(net, x, **CHEAP).layers
+    net.act = F.relu
+    (outside,) = diagnose(net, x, **CHEAP).layers
+    assert inside.gradient == pytest.approx(outside.gradient)
+    assert inside.survival == outside.survival
+
+
 def test_a_model_without_a_gradient_is_still_diagnosed():
     class Blind(nn.Module):
         def forward(self, x):

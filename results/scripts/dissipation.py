@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import hashlib
 import io
 import json
 import statistics
@@ -96,19 +97,24 @@ def part(found) -> dict:
     }
 
 
+def kept(file: Path, make) -> dict:
+    """The part in `file`, made and put there first if need be."""
+    if not file.is_file():
+        PARTS.mkdir(parents=True, exist_ok=True)
+        torch.save(part(make()), file)
+    return torch.load(file, weights_only=True)
+
+
 def measure(names: list[str], seeds: int, count: int, features: int) -> dict[str, list[dict]]:
     """The nets at initialisation, seed by seed, so that what is there when it is stopped is of use."""
     from pnnh.analysis import Decoder, diagnose
 
     batch, runs = images(count), {}
-    PARTS.mkdir(parents=True, exist_ok=True)
     how = {"training": True, "batch_size": 32, "decoder": Decoder(features=features)}
     for seed in range(seeds):
         for name in names:
             file = PARTS / f"{name}-{seed}-{count}-{features}.pt"
-            if not file.is_file():
-                torch.save(part(diagnose(build(name, seed), batch, name=name, seed=seed, **how)), file)
-            found = torch.load(file, weights_only=True)
+            found = kept(file, lambda n=name, s=seed: diagnose(build(n, s), batch, name=n, seed=s, **how))
             runs.setdefault(name, []).append(found)
             crossed = {key: found[key] for key in ("r2_depth", "cka_depth", "ssim_depth", "gradient_growth")}
             print(name, seed, crossed, flush=True)
@@ -122,10 +128,12 @@ def trained(patterns: list[str], count: int, data: str | None) -> dict[str, list
     folders = sorted(folder for pattern in patterns for folder in Path().glob(pattern))
     runs: dict[str, list[dict]] = {}
     for folder in folders:
-        (found,) = _diagnose.all_of((str(folder),), num=count, data=data)
+        weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        file = PARTS / f"{folder.name}-{weights[:12]}-{count}.pt"
+        found = kept(file, lambda folder=folder: _diagnose.all_of((str(folder),), num=count, data=data)[0])
         name = json.loads((folder / "record.json").read_text())["model"]["name"]
-        runs.setdefault(name, []).append(part(found))
-        print(folder.name, found.dissipation_depth, f"{found.gradient_growth:.3g}", flush=True)
+        runs.setdefault(name, []).append(found)
+        print(folder.name, found["r2_depth"], f"{found['gradient_growth']:.3g}", flush=True)
     return {name: runs[name] for name in [*(n for n in NAMES if n in runs), *(n for n in runs if n not in NAMES)]}
 
 

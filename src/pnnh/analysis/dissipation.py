@@ -242,15 +242,24 @@ def _read_back(model, images: Tensor, stream: list[Batch], targets: Targets, rea
 def _gradients(model: nn.Module, images: Tensor, seed: int) -> dict[tuple, float]:
     """Norm of the gradient of a random readout of the output at every activation's output; {} without a gradient."""
     norms: dict[tuple, float] = {}
+    inside: list[Call] = []  # a custom autograd function: its output gets a gradient only once it is left
+
+    def follow(call: Call) -> None:
+        key = (call.path, call.nth)
+        call.after.register_hook(lambda g: norms.__setitem__(key, g.detach().float().norm().item()))
 
     def see(call: Call) -> None:
         if call.after.requires_grad:
-            key = (call.path, call.nth)
-            call.after.register_hook(lambda g: norms.__setitem__(key, g.detach().float().norm().item()))
+            follow(call)
+        else:
+            inside.append(call)
 
     with torch.enable_grad():
         images = images.detach().clone().requires_grad_()
         outputs = run_model(model, images, probe(model, see))
+        for call in inside:
+            if call.after.requires_grad:
+                follow(call)
         generator = torch.Generator().manual_seed(seed)
         outputs = [output for output in outputs if output.requires_grad]
         if outputs:
