@@ -27,8 +27,9 @@ FLAGS = {
     "diagnose": "model data images weights compare num image_size dists seed out",
     "export": "model to out form data image_size",
     "fuse": "model out form storage",
+    "hub": "model out fused",
     "models": "",
-    "train": "model data out epochs batch_size lr seed image_size channels limit device amp "
+    "train": "model data out recipe epochs batch_size lr seed image_size channels limit device amp "
     "parallel accumulate checkpointing resume",
 }
 QUICK = ["--depths", "8", "--epochs", "1", "--device", "cpu", "--jobs", "1"]

@@ -8,8 +8,10 @@ from pnnh.train.execution import DDP, FSDP2, Execution
 from pnnh.train.finite import NotFinite
 from pnnh.train.groups import param_groups
 from pnnh.train.loop import Epoch, Stopped, check_fit, pick_device, train
+from pnnh.train.loss import BinaryCrossEntropy, CrossEntropy
+from pnnh.train.mixing import Mixing
 from pnnh.train.processes import join
-from pnnh.train.recipe import SGD, AdamW, Cosine, Muon, OneCycle, Recipe, recipe_for
+from pnnh.train.recipe import SGD, AdamW, Cosine, Lamb, Muon, OneCycle, Recipe, recipe_for
 from pnnh.train.stopping import STOPPED_EXIT_CODE, StopOnSignal
 
 __all__ = [
@@ -19,12 +21,16 @@ __all__ = [
     "STOPPED_EXIT_CODE",
     "AdamW",
     "Augment",
+    "BinaryCrossEntropy",
     "Checkpoint",
     "Cosine",
+    "CrossEntropy",
     "Dataset",
     "Epoch",
     "Evaluation",
     "Execution",
+    "Lamb",
+    "Mixing",
     "Muon",
     "Normalise",
     "NotFinite",

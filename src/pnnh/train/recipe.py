@@ -10,6 +10,8 @@ import torch
 from pnnh._errors import UsageError
 from pnnh.train.augment import Augment, ResizedCrop
 from pnnh.train.data import Dataset, Split
+from pnnh.train.loss import BinaryCrossEntropy, CrossEntropy
+from pnnh.train.mixing import Mixing
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,18 @@ class Muon:
 
 
 @dataclass(frozen=True)
+class Lamb:
+    """Adam with steps in proportion to each weight's norm, for large batches (You et al. 2020; timm's)."""
+
+    lr: float = 5e-3
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        from timm.optim import create_optimizer_v2
+
+        return create_optimizer_v2(groups, opt="lamb", lr=self.lr)
+
+
+@dataclass(frozen=True)
 class OneCycle:
     """Linear rise to the peak over `warmup` of the run, then a cosine to zero. `start` is a share of the peak."""
 
@@ -101,11 +115,12 @@ class Recipe:
     ema_decay: 0 is off; otherwise the averaged parameters and buffers are what is evaluated and saved.
     grad_clip: largest total gradient norm; 0 is off.
     amp: "fp32", or "bf16" for bfloat16 autocast.
+    mixing: two images in one, after augmentation; None is off.
     """
 
     epochs: int = 10
     batch_size: int = 128
-    optimizer: SGD | AdamW | Muon = field(default_factory=SGD)
+    optimizer: SGD | AdamW | Muon | Lamb = field(default_factory=SGD)
     schedule: OneCycle | Cosine = field(default_factory=OneCycle)
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
@@ -114,6 +129,8 @@ class Recipe:
     amp: str = "fp32"
     channels_last: bool = True
     augment: Augment | ResizedCrop = field(default_factory=Augment)
+    loss: CrossEntropy | BinaryCrossEntropy = field(default_factory=CrossEntropy)
+    mixing: Mixing | None = None
 
     def __post_init__(self) -> None:
         rules = {
@@ -132,9 +149,10 @@ class Recipe:
             raise UsageError(f"lr {self.optimizer.lr} must be above 0")
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict; choices carry their type's name under "type"."""
-        out = asdict(self)
-        for name in _CHOICES:
+        """A JSON-ready dict; choices carry their type's name under "type". Those in `_LATER` only if they differ."""
+        same = [name for name, default in _LATER.items() if getattr(self, name) == default]
+        out = {name: value for name, value in asdict(self).items() if name not in same}
+        for name in _CHOICES.keys() & out.keys():
             out[name] = {"type": type(getattr(self, name)).__name__} | out[name]
         return out
 
@@ -146,6 +164,8 @@ class Recipe:
             raise UsageError(f"recipe has unknown entries {', '.join(unknown)}; known: {', '.join(sorted(known))}")
         built = dict(value)
         for name, choices in _CHOICES.items():
+            if name in _LATER and name not in value:
+                continue
             entry = dict(value[name])
             kind = entry.pop("type")
             if kind not in choices:
@@ -172,7 +192,10 @@ def recipe_for(data: Dataset, **choices: Any) -> Recipe:
 
 
 _CHOICES = {
-    "optimizer": {"SGD": SGD, "AdamW": AdamW, "Muon": Muon},
+    "optimizer": {"SGD": SGD, "AdamW": AdamW, "Muon": Muon, "Lamb": Lamb},
     "schedule": {"OneCycle": OneCycle, "Cosine": Cosine},
     "augment": {"Augment": Augment, "ResizedCrop": ResizedCrop},
+    "loss": {"CrossEntropy": CrossEntropy, "BinaryCrossEntropy": BinaryCrossEntropy},
+    "mixing": {"Mixing": Mixing},
 }
+_LATER = {"loss": CrossEntropy(), "mixing": None}  # records written before these existed mean their defaults

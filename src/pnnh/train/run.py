@@ -7,7 +7,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pnnh._errors import RunError, UsageError
 from pnnh.train.data import Dataset
@@ -99,11 +98,19 @@ class Run:
         images, labels = self.feed.batch(self.step)
         return self.normalise(images).contiguous(memory_format=self._layout), labels
 
+    def mixed_batch(self) -> tuple[Tensor, Tensor]:
+        """The batch as it is learned from: where the recipe mixes images, with shares of the classes [n, K]."""
+        images, labels = self.batch()
+        if self.recipe.mixing is None:
+            return images, labels
+        chance = numbered(self.seed, "mixing", self.step, "cpu")
+        return self.recipe.mixing.draw(images, labels, self.data.num_classes, chance)
+
     def advance(self) -> None:
         """One update. Raises NotFinite, before the weights change where the device answers at once (a CPU)."""
         if self.step % self.steps_per_epoch == 0:
             self.loss_sum.zero_(), self.correct.zero_()
-        images, labels = self.batch()
+        images, labels = self.mixed_batch()
         self.schedule.step_update(self.step)
         self.optimizer.zero_grad(set_to_none=True)
         passes = list(zip(*(part.chunk(self.execution.accumulate) for part in (images, labels)), strict=True))
@@ -126,10 +133,11 @@ class Run:
         """Forward and backward of one pass of `passes`; whether its loss is broken."""
         with autocast(self.device, self.recipe.amp):
             logits = self.wrapped(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing) / passes
+        loss = self.recipe.loss(logits.float(), labels, self.recipe.label_smoothing) / passes
         sum((module.penalty() / passes for module in self.charging), loss).backward()
         self.loss_sum += loss.detach() / self.processes.size
-        self.correct += (logits.detach().argmax(1) == labels).sum()
+        known = labels if labels.ndim == 1 else labels.argmax(1)
+        self.correct += (logits.detach().argmax(1) == known).sum()
         return self.watch.is_bad(loss)
 
     def sums(self) -> tuple[float, int]:

@@ -1,0 +1,105 @@
+"""The published recipes as values, what they minimise and how they mix images."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from pnnh._errors import UsageError
+from pnnh.cli import main
+from pnnh.recipes import RECIPES
+from pnnh.train import BinaryCrossEntropy, Cosine, Lamb, Mixing, Recipe, load_data
+from pnnh.train.data import Split
+from pnnh.train.run import Run
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_data("digits", image_size=8, limit=64)
+
+
+def test_the_recipes_are_those_of_the_paper(digits):
+    a2, a3 = RECIPES["a2"](digits), RECIPES["a3"](digits)
+    assert (a2.epochs, a3.epochs, a2.batch_size, a3.batch_size) == (300, 100, 2048, 2048)
+    assert (a2.optimizer, a3.optimizer) == (Lamb(5e-3), Lamb(8e-3))
+    for recipe in (a2, a3):
+        assert (recipe.weight_decay, recipe.schedule) == (0.02, Cosine(5))
+        assert (recipe.loss, recipe.mixing) == (BinaryCrossEntropy(0.2), Mixing(0.1, 1.0))
+        assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert RECIPES["a3"](digits, batch_size=512).optimizer.lr == pytest.approx(4e-3)
+
+
+def test_data_on_disk_gets_the_papers_augmentation(tmp_path):
+    from PIL import Image
+
+    for part in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / part / name).mkdir(parents=True)
+            Image.new("RGB", (40, 40)).save(tmp_path / part / name / "1.png")
+    data = load_data(f"imagefolder:{tmp_path}", image_size=32)
+    assert RECIPES["a2"](data).augment.policy == "rand-m7-mstd0.5-inc1"
+    assert RECIPES["a3"](data).augment.policy == "rand-m6-mstd0.5-inc1"
+
+
+def test_a_recipe_written_before_losses_were_a_choice_reads_as_it_was():
+    old = Recipe().to_dict()
+    assert "loss" not in old
+    assert "mixing" not in old
+    assert Recipe.from_dict(old) == Recipe()
+
+
+def test_binary_cross_entropy_asks_each_class_by_itself():
+    torch.manual_seed(0)
+    logits, shares = torch.randn(2, 3), torch.tensor([[0.7, 0.3, 0.0], [0.1, 0.0, 0.9]])
+    there = torch.tensor([[1.0, 1, 0], [0, 0, 1]])
+    p = logits.sigmoid()
+    expected = -(there * p.log() + (1 - there) * (1 - p).log()).mean()
+    torch.testing.assert_close(BinaryCrossEntropy()(logits, shares, 0.0), expected)
+    hard = BinaryCrossEntropy()(logits, torch.tensor([0, 2]), 0.0)
+    torch.testing.assert_close(hard, BinaryCrossEntropy()(logits, F.one_hot(torch.tensor([0, 2]), 3).float(), 0.0))
+
+
+@pytest.mark.parametrize("mixing", [Mixing(0.5, 0), Mixing(0, 1.0)])
+def test_the_share_of_the_classes_is_the_share_of_the_pixels(mixing):
+    """Image i is the constant i: the mixed image's mean tells what came from where, exactly."""
+    images = torch.arange(1.0, 5)[:, None, None, None].expand(4, 1, 8, 8).contiguous()
+    shares = []
+    for seed in range(20):
+        mixed, classes = mixing.draw(images, torch.arange(4), 4, torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(classes.sum(1), torch.ones(4))
+        torch.testing.assert_close(mixed.mean((1, 2, 3)), classes @ torch.arange(1.0, 5))
+        shares.append(classes[0, 0].item())
+        if not mixing.mixup:
+            assert set(mixed[0].unique().tolist()) <= {1.0, 4.0}
+    assert len(set(shares)) > 5
+    again, _ = mixing.draw(images, torch.arange(4), 4, torch.Generator().manual_seed(19))
+    torch.testing.assert_close(again, mixed, rtol=0, atol=0)
+
+
+def test_mixing_nothing_is_refused():
+    with pytest.raises(UsageError, match="one of them above 0"):
+        Mixing(0, 0)
+
+
+def test_a_run_learns_from_the_mixture(digits):
+    """One step's loss is the recipe's loss of the mixed batch, and the batch is another than without mixing."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    recipe = RECIPES["a3"](digits, epochs=2, batch_size=32)
+    assert isinstance(digits.train, Split)
+    run = Run(model, digits, recipe, 0, torch.device("cpu"))
+    images, shares = run.mixed_batch()
+    assert not torch.equal(images, run.batch()[0])
+    expected = recipe.loss(model(images), shares, 0.0)
+    run.advance()
+    assert run.loss_sum.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_command_takes_a_recipe(tmp_path, capsys):
+    command = ["train", "pnnh_resnet_test", "--data", "digits", "--image-size", "32", "--limit", "64", "--recipe", "a3"]
+    command += ["--epochs", "1", "--batch-size", "32", "--device", "cpu", "--out", str(tmp_path)]
+    assert main(command) == 0
+    import json
+
+    written = json.loads((tmp_path / "record.json").read_text())["recipe"]
+    assert written["optimizer"] == {"type": "Lamb", "lr": pytest.approx(1e-3)}
+    assert written["loss"]["type"] == "BinaryCrossEntropy"
