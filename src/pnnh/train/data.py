@@ -36,6 +36,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"Split(images={tuple(self.images.shape)}, labels={len(self)})"
+
     def batches(self, batch_size: int, processes: Alone) -> Iterator[tuple[Tensor, Tensor]]:
         """Every image once, in batches; with several processes, each has every n-th image."""
         mine = slice(processes.rank, None, processes.size)
