@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "recipes": {"models", "train", "analysis", "_cost"},
     "bench": {"models", "convert", "analysis", "train", "recipes", "_cost"},
     "report": set(),
+    "hub": {"convert", "report"},
 }
 MAY_IMPORT["cli"] = {*MAY_IMPORT, "cli"}
 MAY_IMPORT["__init__"] = set()

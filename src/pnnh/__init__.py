@@ -28,6 +28,7 @@ _HOMES = {
     "export": "convert",
     "fuse": "convert",
     "load_data": "train",
+    "publish": "hub",
     "measure_cost": "convert",
     "plan_memory": "convert",
     "quantise": "convert",

@@ -14,6 +14,7 @@ COMMANDS = {
     "fuse": "fold a plain net into a bare chain of convolutions",
     "convert": "turn a trained residual net into an exactly equal plain one",
     "export": "write a network as .onnx, .pt2 or int8 and check it there",
+    "hub": "write a trained net as timm and the Hugging Face Hub read it, with a model card",
     "bench": "measure training and inference side by side, with a control",
 }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
 from pnnh.models.imagenet import ImagenetNet, PlainBottleneckImagenet, PlainImagenet, PnnhImagenet
-from pnnh.models.registry import folded
+from pnnh.models.registry import in_form
 
 LAYOUT50 = {"num_layers": (8, 14, 24, 2), "widths": (80, 160, 320, 640), "learner_ratio": 0.7}
 BOTTLENECKS50 = {"num_layers": (9, 12, 18, 9), "widths": (256, 512, 1024, 2048)}
@@ -55,8 +55,8 @@ def _register(name: str) -> None:
 
     def build(pretrained: bool = False, inference_mode: bool = False, **kwargs) -> ImagenetNet:
         feature_cfg = {"out_indices": (0, 1, 2, 3, 4), "feature_cls": "getter"}
-        model = build_model_with_cfg(net, name, pretrained, feature_cfg=feature_cfg, **(spec | kwargs))
-        return folded(model).eval() if inference_mode else model
+        make = in_form(net, inference_mode)
+        return build_model_with_cfg(make, name, pretrained, feature_cfg=feature_cfg, **(spec | kwargs))
 
     build.__name__ = build.__qualname__ = name
     build.__doc__ = f"{net.__name__} with layers {spec['num_layers']}; inference_mode=True is its fused form."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
@@ -62,13 +64,16 @@ def folded(module: nn.Module) -> nn.Module:
     return module
 
 
+def in_form(net: type[nn.Module], inference_mode: bool) -> Callable[..., nn.Module]:
+    """What builds `net`; folded where asked, before any weights are loaded: then it is fused weights that fit."""
+    return (lambda **kwargs: folded(net(**kwargs)).eval()) if inference_mode else net
+
+
 def _register(name: str) -> None:
     def build(pretrained: bool = False, inference_mode: bool = False, **kwargs) -> CifarNet:
         feature_cfg = {"out_indices": (0, 1, 2), "flatten_sequential": True}
-        model = build_model_with_cfg(
-            family_of(name), name, pretrained, feature_cfg=feature_cfg, **(SPECS[name] | kwargs)
-        )
-        return folded(model).eval() if inference_mode else model
+        make = in_form(family_of(name), inference_mode)
+        return build_model_with_cfg(make, name, pretrained, feature_cfg=feature_cfg, **(SPECS[name] | kwargs))
 
     net = family_of(name)
     build.__name__ = build.__qualname__ = name
