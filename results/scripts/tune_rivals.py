@@ -98,7 +98,7 @@ def tune(method: str) -> None:
 def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The best run of each method."""
     best: dict[str, dict[str, Any]] = {}
-    for row in rows:
+    for row in (row for row in rows if not row["diverged"]):
         if row["held_out_accuracy"] > best.get(row["method"], {"held_out_accuracy": -1.0})["held_out_accuracy"]:
             best[row["method"]] = {key: row[key] for key in ("lr", "options", "held_out_accuracy")}
     return best
