@@ -1,6 +1,7 @@
 """Fusing against a float64 reference, and the exported files against the network in their own runtime."""
 
 import json
+import sys
 
 import pytest
 import timm
@@ -9,9 +10,11 @@ from test_convert import with_statistics
 from torch import nn
 
 import pnnh.models  # noqa: F401
-from pnnh._errors import UsageError
+from pnnh._errors import RunError, UsageError
 from pnnh.certify import certify
 from pnnh.convert import export, fuse, quantise
+from pnnh.convert.equivalence import Agreement
+from pnnh.convert.export import required
 from pnnh.convert.quantise import sqnr
 from pnnh.layers import FrozenDirac, PerLayerCoder, PipelinedStage, PlainOptions
 from pnnh.layers.fold import fold
@@ -96,6 +99,23 @@ def test_timms_blocks_fold_through_their_own_interface(name, kwargs, size):
     assert fused.fusion.relative_error <= 1e-9
     assert not any(isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)) for module in fused.modules())
     assert torch.get_default_dtype() == torch.float32
+
+
+def test_transformer_blocks_fold_to_four_linears_each():
+    torch.manual_seed(0)
+    model = timm.create_model("pnnh_vit_test_patch4_16").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # scales, shifts and queries that are not trivial
+    fused = fuse(model)
+    assert fused.fusion.folded[0] == ""
+    assert fused.fusion.relative_error <= 1e-12
+    assert not list(fused.coders.parameters())
+    assert not [name for block in fused.blocks for name, _ in block.named_parameters() if "norm" in name]
+    linears = [module for module in fused.blocks.modules() if isinstance(module, nn.Linear)]
+    assert len(linears) == 4 * len(model.blocks)
+    assert fused.fusion.macs_after == fused.fusion.macs_before
+    assert certify(fused, torch.randn(2, 3, 16, 16)).plain
 
 
 def test_shared_stage_is_folded_once():
@@ -194,3 +214,41 @@ def test_openvino_agrees(tmp_path):
     model, example = net(), torch.randn(2, 3, 32, 32)
     export(model, example, tmp_path / "net.onnx")
     assert to_openvino(tmp_path / "net.onnx", tmp_path / "net.xml", model, example).relative_error <= 1e-4
+
+
+def test_executorch_agrees(tmp_path):
+    pytest.importorskip("executorch")
+    from pnnh.convert.edge import to_executorch
+
+    example = torch.randn(1, 3, 32, 32)
+    for form in ("dense", "structured"):
+        assert to_executorch(tmp_path / "net.pte", fuse(net(), form=form), example).relative_error <= 1e-4
+        assert (tmp_path / "net.pte").stat().st_size > 1000
+
+
+MISSING = {
+    "openvino": ("openvino", lambda edge: edge.to_openvino("net.onnx", "net.xml", net(), torch.randn(1, 3, 32, 32))),
+    "executorch.exir": ("executorch", lambda edge: edge.to_executorch("net.pte", net(), torch.randn(1, 3, 32, 32))),
+    "onnx": ("export", lambda edge: required("onnx")),
+    "onnxruntime": ("export", lambda edge: required("onnxruntime")),
+}
+
+
+@pytest.mark.parametrize("package", MISSING)
+def test_a_missing_package_is_named_with_its_extra(monkeypatch, package):
+    from pnnh.convert import edge
+
+    extra, use = MISSING[package]
+    monkeypatch.setitem(sys.modules, package, None)
+    name = package.partition(".")[0]
+    with pytest.raises(UsageError, match=rf"^{name} is not installed; pip install 'pnnh\[{extra}\]'$"):
+        use(edge)
+
+
+def test_a_program_that_disagrees_is_refused(tmp_path):
+    from pnnh.convert.edge import _checked
+
+    assert _checked(Agreement(9e-5, 1.0, 1), "net.pte").samples == 1
+    for error in (2e-4, float("nan")):
+        with pytest.raises(RunError, match=r"net.pte disagrees: relative error"):
+            _checked(Agreement(error, 1.0, 1), "net.pte")

@@ -41,7 +41,7 @@ class Deployment:
 
     def write(self, to: str) -> Iterator[Table]:
         """Write the files for target `to`; yields a titled table after each."""
-        from pnnh.convert.export import export, fused_if_possible
+        from pnnh.convert.export import contiguous, export, fused_if_possible
 
         suffix = ".pt2" if to == "pt2" else ".onnx"
         path = self.out / f"{self.name}{suffix}"
@@ -49,9 +49,8 @@ class Deployment:
             from pnnh.convert.edge import to_executorch
 
             self.out.mkdir(parents=True, exist_ok=True)
-            found = to_executorch(
-                self.out / f"{self.name}.pte", fused_if_possible(self.model, self.example, self.form), self.example
-            )
+            net = contiguous(fused_if_possible(self.model, self.example, self.form))
+            found = to_executorch(self.out / f"{self.name}.pte", net, self.example[:1])
             yield "executorch", [vars(found)]
             return
         facts = {"form": self.form, "labels": self._labels(), "preprocessing": self._steps()}

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -28,15 +32,26 @@ def to_openvino(source: str | Path, target: str | Path, net: nn.Module, example:
 
 
 def to_executorch(target: str | Path, net: nn.Module, example: torch.Tensor) -> Agreement:
-    """Write `net` as an ExecuTorch program `target` (.pte, portable operators) and compare."""
+    """Write `net` as an ExecuTorch program `target` (.pte, on XNNPACK) for inputs of the shape of `example`."""
     exir = _package("executorch.exir", "executorch")
+    xnnpack = _package("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
     runtime = _package("executorch.runtime", "executorch")
-    program = exir.to_edge(torch.export.export(net, (example,))).to_executorch()
-    Path(target).write_bytes(program.buffer)
+    with _quiet():
+        exported = torch.export.export(net, (example,))
+        lowered = exir.to_edge_transform_and_lower(exported, partitioner=[xnnpack.XnnpackPartitioner()])
+        Path(target).write_bytes(lowered.to_executorch().buffer)
     method = runtime.Runtime.get().load_program(str(target)).load_method("forward")
     with torch.no_grad():
         found = agreement(net(example), method.execute([example])[0])
     return _checked(found, target)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the deprecation warnings of ExecuTorch's own passes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _checked(found: Agreement, target: str | Path) -> Agreement:
@@ -48,9 +63,8 @@ def _checked(found: Agreement, target: str | Path) -> Agreement:
 
 
 def _package(module: str, extra: str):
-    import importlib
-
     try:
-        return importlib.import_module(module)
+        with _quiet():
+            return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(f"{extra} is not installed; pip install 'pnnh[{extra}]'") from error

@@ -17,6 +17,7 @@ from pnnh._tree import paths, replace, unwrap
 from pnnh.certify.trace import Example, as_arguments
 from pnnh.convert.equivalence import agreement, in_float64
 from pnnh.layers.fold import Form, fold
+from pnnh.layers.folded_block import fold_blocks
 
 TOLERANCE = 1e-9
 
@@ -55,10 +56,10 @@ class Fusion:
 def fuse(model: nn.Module, example: Example | None = None, *, form: Form = "dense") -> nn.Module:
     """Fold norms and coders; between two activations one linear map is left.
 
-    Folds our stages wherever they are, `Sequential` chains of Conv2d and BatchNorm2d, and timm's re-parameterisable
-    blocks (RepVGG, MobileOne, FastViT, RepViT, LeViT, ...) through their own `fuse` or `reparameterize`. The source is
-    not changed. Folding is done in float64, then cast to the source's dtype, on its device. The result is in eval mode
-    and carries `.fusion`.
+    Folds our stages and Transformer blocks wherever they are, `Sequential` chains of Conv2d and BatchNorm2d, and timm's
+    re-parameterisable blocks (RepVGG, MobileOne, FastViT, RepViT, LeViT, ...) through their own `fuse` or
+    `reparameterize`. The source is not changed. Folding is done in float64, then cast to the source's dtype, on its
+    device. The result is in eval mode and carries `.fusion`.
 
     Args:
         model: in eval mode, with norms that have seen data.
@@ -90,7 +91,7 @@ def fuse(model: nn.Module, example: Example | None = None, *, form: Form = "dens
 
 def fold_all(model: nn.Module, form: Form = "dense") -> tuple[nn.Module, tuple[str, ...]]:
     """Fold everything in `model`, in place, in float64; returns (the new root, paths of what was folded)."""
-    folded: list[str] = []
+    folded = [path for module, path in paths(model).items() if fold_blocks(module)]
 
     def swap(path: str, module: nn.Module) -> nn.Module | None:
         try:

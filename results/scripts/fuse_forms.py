@@ -1,0 +1,97 @@
+"""Fusing by depth and form, with random norm statistics: results/fuse_forms.json, and its table in the docs.
+
+    python results/scripts/fuse_forms.py [--seeds 3] [--size 16]
+
+Per net and seed: float64 error of the fused net against its source, rounding of either in float32 against float64, and
+the parameters and MACs (at 32 pixels) of training form and fused form. The residual net is the measure of cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import timm
+import torch
+from _evidence import evidence, show_in
+from torch import nn
+
+import pnnh.models  # noqa: F401
+from pnnh._cost import cost
+from pnnh.convert import fuse
+
+OUT = Path(__file__).parents[1]
+RESIDUAL = "cifar_resnet56"
+CASES = [(f"pnnh_resnet{depth}", form) for depth in (20, 56, 110) for form in ("dense", "structured")]
+CASES += [("plain_resnet56", "dense"), ("cifar_repvgg56", "dense"), (RESIDUAL, "dense")]
+
+
+def with_statistics(model: nn.Module, seed: int) -> nn.Module:
+    """Random, non-trivial norm statistics, scales and shifts; eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.2, generator=generator)
+            module.num_batches_tracked.fill_(1)
+    return model.eval()
+
+
+def examine(name: str, form: str, seed: int, size: int) -> dict:
+    torch.manual_seed(seed)
+    model = with_statistics(timm.create_model(name), seed)
+    fused = fuse(model, torch.randn(8, 3, size, size), form=form)
+    facts = {key: value for key, value in vars(fused.fusion).items() if key not in ("folded", "form")}
+    facts["rounding_ratio"] = fused.fusion.rounding_fused / fused.fusion.rounding_unfused
+    large = {"macs_before": cost(model, (3, 32, 32)).macs, "macs_after": cost(fused, (3, 32, 32)).macs}
+    return {"model": name, "form": form, "seed": seed} | facts | large
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--size", type=int, default=16)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = [examine(*case, seed, chosen.size) for case in CASES for seed in range(chosen.seeds)]
+    worst = {"relative_error": max(row["relative_error"] for row in rows)}
+    worst["rounding_ratio"] = max(row["rounding_ratio"] for row in rows)
+    record = evidence() | {"size": chosen.size, "seeds": chosen.seeds, "worst": worst, "rows": rows}
+    (OUT / "fuse_forms.json").write_text(json.dumps(record, indent=1) + "\n")
+    show_in("deploying-a-plain-net.md", "fuse_forms", table(record))
+
+
+def table(record: dict) -> str:
+    cells: dict[tuple[str, str], list[dict]] = {}
+    for row in record["rows"]:
+        cells.setdefault((row["model"], row["form"]), []).append(row)
+    residual = cells[RESIDUAL, "dense"][0]
+    lines = [
+        "| net | form | parameters, before -> after | MMAC, before -> after | float64 error | float32 ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (name, form), rows in cells.items():
+        first = rows[0]
+        lines.append(
+            f"| {name} | {form} | {first['parameters_before'] / 1e6:.2f}M -> {first['parameters_after'] / 1e6:.2f}M | "
+            f"{first['macs_before'] / 1e6:.1f} -> {first['macs_after'] / 1e6:.1f} | "
+            f"{max(row['relative_error'] for row in rows):.1e} | {max(row['rounding_ratio'] for row in rows):.2f} |"
+        )
+    ratios = [
+        f"{cells['pnnh_resnet56', form][0]['macs_after'] / residual['macs_after']:.2f} ({form})"
+        for form in ("dense", "structured")
+    ]
+    lines += [
+        "",
+        f"MACs of the fused depth-56 net over the residual one's: {', '.join(ratios)}. float32 ratio: rounding ",
+    ]
+    lines[-1] += f"error of the fused net over the trained one's. The largest of {record['seeds']} seeds. "
+    lines[-1] += f"Regenerate: `{record['command']}`."
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
