@@ -1,4 +1,4 @@
-"""Faults on purpose: SIGKILL and SIGTERM at random instants, damaged checkpoints, cut points. Writes results/faults.json.
+"""Faults on purpose: SIGKILL and SIGTERM at random instants, damaged files, cut points. Writes results/faults.json.
 
     python results/scripts/faults.py [--kills 100] [--terms 10] [--corruptions 500] [--cuts 25]
 
@@ -67,7 +67,7 @@ def waited(child: int, seconds: float | None = None) -> int | None:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             return status
-        time.sleep(0.001)
+        time.sleep(0.003)
     return None
 
 
@@ -109,7 +109,7 @@ def terms(data, root: Path, reference: dict, count: int, whole_seconds: float, d
         out = root / f"asked-{number}"
         child = forked(lambda out=out: polite(out))
         while not (out / "events.jsonl").exists():  # it runs
-            time.sleep(0.001)
+            time.sleep(0.003)
         status = waited(child, draw.uniform(0.02, 0.5 * whole_seconds))
         if status is None:
             asked = time.monotonic()
