@@ -11,11 +11,19 @@ from torch import nn
 from pnnh import certify, diagnose
 from pnnh._cost import cost
 from pnnh._errors import UsageError
-from pnnh.layers import FrozenDirac, FrozenOrthogonal, LearnedCoder, PerLayerCoder
-from pnnh.layers.attention import CoderLinear, JointLinear, PlainAttention, diagonal_bias
-from pnnh.layers.block import BlockCoder, BlockOptions
-from pnnh.layers.mlp import PlainMlp, pair_encoder_
-from pnnh.layers.skipless import CuttingTheSkip
+from pnnh.layers import (
+    BlockCoder,
+    BlockOptions,
+    CuttingTheSkip,
+    FrozenDirac,
+    FrozenOrthogonal,
+    LearnedCoder,
+    PerLayerCoder,
+    PlainAttention,
+    PlainMlp,
+)
+from pnnh.layers.attention import CoderLinear, JointLinear, diagonal_bias
+from pnnh.layers.mlp import pair_encoder_
 from pnnh.models import CutSkipVit, PlainVit, PnnhVit
 from pnnh.models.vit_registry import SPECS, family_of
 from pnnh.recipes import TransformerComparison, transformer_recipe
@@ -229,6 +237,8 @@ def test_model_api(name):
         x, indices=[2], output_fmt="NLC", norm=True, return_prefix_tokens=True, intermediates_only=True
     )
     torch.testing.assert_close(torch.cat([prefix, patches], 1), features)
+    (last,) = model.get_intermediate_layers(x, 1, reshape=True)
+    torch.testing.assert_close(last, between[2])
     assert model.get_classifier().out_features == 10
     model.reset_classifier(3, "token")
     assert model(x).shape == (2, 3)
@@ -279,7 +289,12 @@ def test_any_image_size_with_a_resampled_position_table():
     assert fixed(torch.randn(1, 3, 16, 16)).shape == (1, 5)
 
 
-def test_an_export_of_the_shared_coder_holds_it_once(tmp_path):
+def test_it_compiles_without_a_graph_break():
+    net, x = PnnhVit(**SMALL).eval(), torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(torch.compile(net, backend="eager", fullgraph=True)(x), net(x))
+
+
+def test_a_saved_net_comes_back_bit_by_bit(tmp_path):
     from safetensors.torch import load_model, save_model
 
     net = PnnhVit(**SMALL).eval()
@@ -297,6 +312,7 @@ def test_an_export_of_the_shared_coder_holds_it_once(tmp_path):
 def test_certified_plain(net):
     found = certify(net(**SMALL).eval(), torch.randn(2, 3, 8, 8))
     assert found.plain
+    assert found.traced_by == "export"
     assert found.num_activations == found.depth == 3
 
 

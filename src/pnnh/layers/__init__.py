@@ -1,14 +1,21 @@
 """Plain layers: learner, coder and the stages that share it. No layer knows a network."""
 
+from pnnh.layers.attention import PlainAttention
+from pnnh.layers.block import BlockCoder, BlockOptions, PlainBlock
 from pnnh.layers.coder import Coder, CoderChoice, FrozenDirac, FrozenOrthogonal, LearnedCoder, PerLayerCoder
 from pnnh.layers.conv import CoderConv, Learn, LearnerConv, PlainConv, Write
+from pnnh.layers.mlp import PlainMlp
+from pnnh.layers.skipless import CuttingTheSkip
 from pnnh.layers.stage import AlternatingStage, PipelinedStage, PlainOptions, PlainStage, Transition
 
 __all__ = [
     "AlternatingStage",
+    "BlockCoder",
+    "BlockOptions",
     "Coder",
     "CoderChoice",
     "CoderConv",
+    "CuttingTheSkip",
     "FrozenDirac",
     "FrozenOrthogonal",
     "Learn",
@@ -16,7 +23,10 @@ __all__ = [
     "LearnerConv",
     "PerLayerCoder",
     "PipelinedStage",
+    "PlainAttention",
+    "PlainBlock",
     "PlainConv",
+    "PlainMlp",
     "PlainOptions",
     "PlainStage",
     "Transition",

@@ -214,6 +214,19 @@ class PnnhVit(SkiplessVit):
                 break
         return intermediates if intermediates_only else (self.norm(x), intermediates)
 
+    def get_intermediate_layers(
+        self,
+        x: Tensor,
+        n: int | list[int] = 1,
+        reshape: bool = False,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+    ) -> list:
+        """timm's, as DINO calls it: the outputs of the last `n` blocks, or of those in `n`."""
+        shape = "NCHW" if reshape else "NLC"
+        choices = {"return_prefix_tokens": return_prefix_tokens, "norm": norm, "output_fmt": shape}
+        return self.forward_intermediates(x, n, intermediates_only=True, **choices)
+
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
