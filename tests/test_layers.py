@@ -149,6 +149,32 @@ def test_circular_padding_is_equivariant_to_shifts():
     torch.testing.assert_close(moved, net(x).roll((3, 2), (2, 3)), rtol=1e-4, atol=1e-5)
 
 
+def test_the_stream_crosses_its_activation_as_plain_autograd_would():
+    """Outputs and gradients bit by bit, and no tensor kept but c, which the convolution keeps as well."""
+    torch.manual_seed(0)
+    learn = layers.Learn(8, 4).train()
+    nn.init.normal_(learn.shift)
+    c, grad = torch.randn(2, 8, 5, 5).relu_().requires_grad_(), torch.randn(2, 8, 5, 5)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
+        ours = learn(c)[1]
+    assert set(kept) >= {c.data_ptr()}
+    assert ours.data_ptr() not in kept
+    plain = F.relu(c + learn.shift.view(-1, 1, 1))
+    assert torch.equal(ours, plain)
+    wanted = torch.autograd.grad(plain, (c, learn.shift), grad)
+    for got, want in zip(torch.autograd.grad(ours, (c, learn.shift), grad), wanted, strict=True):
+        assert torch.equal(got, want)
+
+
+def test_the_stream_stays_in_the_arithmetic_of_autocast():
+    net = stage().train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, c = net.transition(images())
+        assert net.learns[0](c)[1].dtype == c.dtype == torch.bfloat16
+        assert net(images()).dtype == torch.bfloat16
+
+
 def test_even_kernels_odd_depths_and_misfit_groups_are_refused():
     with pytest.raises(ValueError, match="kernel_size 4 must be odd"):
         stage(kernel_size=4)

@@ -68,6 +68,34 @@ class CoderConv(LearnerConv):
         return self._conv_forward(f, kernel, self.bias)
 
 
+class _ShiftedRelu(torch.autograd.Function):
+    """relu(c + shift) that remembers c, which the learner's convolution keeps anyway, in place of its output."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(c: Tensor, shift: Tensor) -> Tensor:
+        return (c + shift).relu_()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        c, shift = ctx.saved_tensors
+        grad = torch.ops.aten.threshold_backward(grad, c + shift, 0)
+        return grad, grad.sum_to_size(shift.shape)
+
+
+def shifted(act: nn.Module, c: Tensor, shift: Tensor) -> Tensor:
+    """act(c + shift), c [B, C, H, W], shift [C], in c's dtype. A ReLU in training keeps nothing of its own."""
+    shift = shift.to(c.dtype).view(-1, 1, 1)
+    if act.training and type(act) is nn.ReLU and not torch.compiler.is_compiling():
+        return _ShiftedRelu.apply(c, shift)
+    return act(c + shift)
+
+
 class Learn(nn.Module):
     """f' = act(norm(learner * c)), c' = act(c + shift). Reads the stream; the stream crosses the activation as well.
 
@@ -82,7 +110,7 @@ class Learn(nn.Module):
         self.act = act(inplace=True)
 
     def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
-        return self.act(self.norm(self.conv(c))), self.act(c + self.shift.view(-1, 1, 1))
+        return self.act(self.norm(self.conv(c))), shifted(self.act, c, self.shift)
 
 
 class Write(nn.Module):
