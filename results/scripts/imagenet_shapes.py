@@ -3,7 +3,7 @@
     python results/scripts/imagenet_shapes.py             writes results/imagenet-shapes.json
     python results/scripts/imagenet_shapes.py --no-train  the costs only; the runs of the record stay
 
-The run is short on purpose: 2,000 CIFAR-10 images (as JPEG files in class folders) enlarged to 64 px, 2 epochs. It shows
+The run is short on purpose: 2,000 CIFAR-10 images (JPEG files in class folders) enlarged to 64 px, 2 epochs. It shows
 that the nets train from a folder with the stock recipe; its accuracies rank nothing.
 """
 

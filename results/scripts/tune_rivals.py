@@ -54,7 +54,8 @@ def read() -> list[dict[str, Any]]:
 def write(rows: list[dict[str, Any]]) -> None:
     order = list(KNOBS)
     rows = sorted(rows, key=lambda row: (order.index(row["method"]), str(row["options"]), row["lr"]))
-    record = {"setting": SETTING, "chosen": chosen(rows), "rows": rows, "evidence": evidence()}
+    defaults = {method: {} if knob is None else {knob.name: knob.values[0]} for method, knob in KNOBS.items()}
+    record = {"setting": SETTING, "defaults": defaults, "chosen": chosen(rows), "rows": rows, "evidence": evidence()}
     PLACE.write_text(json.dumps(record, indent=1) + "\n")
 
 

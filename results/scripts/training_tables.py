@@ -1,0 +1,188 @@
+"""The tables of docs/training-deep-plain-nets.md, from the records: no number is typed.
+
+    python results/scripts/training_tables.py
+
+Between `<!-- record NAME -->` and `<!-- end NAME -->` of the page stands what the records say; a section without a
+record says so. `depth` draws on every record of `pnnh compare` on CIFAR-10 in results/.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+from pnnh.report import write_text
+from pnnh.report.table import show
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "training-deep-plain-nets.md"
+SECTION = re.compile(r"(<!-- record (\S+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
+ABLATION = ("coder fixed Dirac", "coder fixed orthogonal", "default", "coder per layer")
+
+
+def load(name: str) -> dict[str, Any] | None:
+    path = ROOT / "results" / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows as a Markdown table."""
+    lines = [f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0])]
+    return "\n".join(lines + [f"| {' | '.join(show(value) for value in row.values())} |" for row in rows])
+
+
+def link(name: str, script: str) -> str:
+    return f"Record: [results/{name}.json](../results/{name}.json), from `{script}`."
+
+
+def spread(values: list[float]) -> str:
+    """Mean, sample standard deviation where there is one, and the number of values, in %."""
+    text = f"{100 * statistics.mean(values):.1f}"
+    return f"{text} +- {100 * statistics.stdev(values):.1f} ({len(values)})" if len(values) > 1 else f"{text} (1)"
+
+
+def by_idea(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    ideas: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        ideas.setdefault(row["idea"], []).append(row)
+    return ideas
+
+
+def effect(rows: list[dict[str, Any]], default: list[dict[str, Any]]) -> str:
+    """Points above the default net, over the seeds that both have."""
+    base = {row["seed"]: row["held_out_accuracy"] for row in default}
+    gaps = [100 * (row["held_out_accuracy"] - base[row["seed"]]) for row in rows if row["seed"] in base]
+    return f"{statistics.mean(gaps):+.1f}" if gaps else ""
+
+
+def ideas(names: tuple[str, ...] | None = None) -> str:
+    record = load("ideas")
+    if record is None:
+        return ""
+    found = by_idea(record["rows"])
+    rows = [
+        {
+            "idea": name,
+            "what for": group[0]["claim"],
+            "held-out accuracy, % (seeds)": spread([row["held_out_accuracy"] for row in group]),
+            "against the default": effect(group, found.get("default", [])),
+            "parameters": f"{group[0]['num_params'] / 1e3:.0f}k",
+            "MACs": f"{group[0]['macs'] / 1e6:.1f}M",
+        }
+        for name, group in found.items()
+        if names is None or name in names
+    ]
+    return f"{table(rows)}\n\n{link('ideas', 'python results/scripts/ideas.py')}" if rows else ""
+
+
+def tuned() -> str:
+    record = load("rivals-tuned")
+    if record is None:
+        return ""
+    setting = record["setting"]
+    held_out = round(setting["limit"] * setting["held_out"])
+    rows = [
+        {
+            "method": row["method"],
+            "learning rate": f"{row['lr']:g}",
+            "its own knob": ", ".join(f"{name} {value:g}" for name, value in row["options"].items()),
+            "held-out accuracy, %": "diverged" if row["diverged"] else f"{100 * row['held_out_accuracy']:.1f}",
+        }
+        for row in record["rows"]
+    ]
+    said = (
+        f"Depth {setting['depth']}, {setting['image_size']} px, {setting['epochs']} epochs on "
+        f"{setting['limit'] - held_out:,} images, scored on {held_out:,} held-out training images, one seed."
+    )
+    return f"{said}\n\n{table(rows)}\n\n{link('rivals-tuned', 'python results/scripts/tune_rivals.py')}"
+
+
+def comparisons() -> list[tuple[str, dict[str, Any]]]:
+    """The records of `pnnh compare` on CIFAR-10 with convolutional nets, small images first."""
+    found = []
+    for path in sorted((ROOT / "results").glob("*.json")):
+        record = json.loads(path.read_text())
+        if not isinstance(record, dict) or not {"summary", "settings", "data"} <= record.keys():
+            continue
+        if record["data"]["name"].startswith(("cifar10", "folder:cifar10")) and "patch" not in record["settings"]:
+            found.append((path.stem, record))
+    return sorted(found, key=lambda item: (item[1]["data"]["image_size"], item[1]["data"]["num_train"], item[0]))
+
+
+def depths() -> str:
+    parts = []
+    for name, record in comparisons():
+        data, recipe = record["data"], record["settings"]["recipe"]
+        rows = [
+            {
+                "depth": row["depth"],
+                "method": row["method"],
+                "test accuracy, % (seeds)": f"{row['test_%']:.1f}"
+                + (f" +- {row['std']:.1f} ({row['n']})" if row["std"] is not None else f" ({row['n']})"),
+                "parameters": f"{row['params'] / 1e3:.0f}k",
+                "MACs": f"{row['macs'] / 1e6:.1f}M",
+                "training img/s": row["img/s"],
+            }
+            for row in record["summary"]
+        ]
+        setting = f"**{data['image_size']} px, {data['num_train']:,} images, {recipe['epochs']} epochs.**"
+        parts.append(f"{setting} {link(name, record['command'])}\n\n{table(rows)}")
+    return "\n\n".join(parts)
+
+
+def shapes() -> str:
+    record = load("imagenet-shapes")
+    if record is None:
+        return ""
+    rows = [
+        {
+            "net": row["net"],
+            "parameters": f"{row['num_params'] / 1e6:.2f}M",
+            "of the residual twin": f"{row['params_ratio']:.2f}",
+            "MACs at 224 px": f"{row['macs'] / 1e9:.2f}G",
+            "of the twin's": f"{row['macs_ratio']:.2f}",
+        }
+        for row in record["costs"]
+    ]
+    text = table(rows)
+    if record["runs"]:
+        setting = record["setting"]
+        runs = [
+            {"net": row["net"], "loss": f"{row['loss']:.3f}", "test accuracy, %": f"{100 * row['test_accuracy']:.1f}"}
+            for row in record["runs"]
+        ]
+        text += (
+            "\n\nA short run shows that they train from a folder of images, not how well: "
+            f"{setting['num_train']:,} images at {setting['image_size']} px, {setting['epochs']} epochs, "
+            f"SGD {setting['lr']:g}, one seed.\n\n{table(runs)}"
+        )
+    return f"{text}\n\n{link('imagenet-shapes', 'python results/scripts/imagenet_shapes.py')}"
+
+
+BODIES = {
+    "ideas": ideas,
+    "ablation": lambda: ideas(ABLATION),
+    "rivals-tuned": tuned,
+    "depth": depths,
+    "imagenet-shapes": shapes,
+}
+
+
+def rendered(page: str) -> str:
+    """`page` with every marked section written anew."""
+
+    def section(match: re.Match) -> str:
+        return f"{match[1]}\n{BODIES[match[2]]() or 'Not measured yet.'}\n\n{match[3]}"
+
+    return SECTION.sub(section, page)
+
+
+def main() -> None:
+    write_text(PAGE, rendered(PAGE.read_text()))
+
+
+if __name__ == "__main__":
+    main()
