@@ -1,4 +1,4 @@
-"""What the trained nets of a comparison lose and gain when they are deployed: results/deploy-DATA-DEPTH.json and .md.
+"""What the trained nets of a comparison lose and gain when they are deployed: results/deploy-DATA-PIXELS-DEPTH.json and .md.
 
     python results/scripts/deploy.py --runs runs/compare --depth 56 [--only nets | --only latency] [--rounds 40]
 
@@ -139,14 +139,14 @@ def main() -> None:
     cells = list(nets(chosen.runs, chosen.depth))
     if not cells:
         raise SystemExit(f"{chosen.runs}/rows has no net of depth {chosen.depth}")
-    saved = json.loads((cells[0][2] / "record.json").read_text())["data"]
-    data = load_data(saved["name"], image_size=saved["image_size"], channels=saved["channels"])
+    settings = json.loads((chosen.runs / "results.json").read_text())["settings"]
+    data = load_data(settings["data"], image_size=settings["image_size"])
     shape = (data.channels, data.image_size, data.image_size)
     folder = chosen.runs / "deploy"
     folder.mkdir(exist_ok=True)
     files = {name: folder / f"{name.replace(', ', '-')}-{chosen.depth}.onnx" for name, _, _ in cells}
-    name = saved["name"].rpartition(":")[2]
-    target = OUT / f"deploy-{name}-{chosen.depth}.json"
+    name = Path(settings["data"].rpartition(":")[2]).name
+    target = OUT / f"deploy-{name}-{data.image_size}px-{chosen.depth}.json"
     record = json.loads(target.read_text()) if target.exists() else {}
     record |= evidence() | {"data": data.to_dict(), "depth": chosen.depth}
     record["command"] = f"python results/scripts/deploy.py --runs RUNS --depth {chosen.depth}"

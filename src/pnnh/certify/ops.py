@@ -11,8 +11,8 @@ from __future__ import annotations
 ACTIVATIONS = frozenset(
     "relu relu6 leaky_relu prelu _prelu_kernel rrelu rrelu_with_noise threshold hardtanh clamp clamp_min clamp_max "
     "clip elu selu celu gelu silu mish softplus hardswish hardsigmoid hardshrink softshrink sigmoid log_sigmoid "
-    "log_sigmoid_forward tanh erf sin cos".split()
-)
+    "log_sigmoid_forward tanh erf sin cos abs sign gt ge lt le eq ne heaviside round floor ceil".split()
+)  # comparisons too: where(x > 0, x, 0) is a ReLU
 SOFTMAX = frozenset("softmax _softmax log_softmax _log_softmax _safe_softmax".split())
 ATTENTION = frozenset(
     "scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention "

@@ -61,6 +61,8 @@ def trace(model: nn.Module, example: Example, *, dynamic_batch: bool = False) ->
             raise UsageError(f"torch.export cannot trace {type(model).__name__}: {_first_line(first)}") from first
         try:
             return _by_make_fx(model, arguments)
+        except UsageError:
+            raise
         except Exception as second:
             raise UsageError(
                 f"cannot trace {type(model).__name__} on an example of shape {tuple(arguments[0].shape)}: "
@@ -72,7 +74,7 @@ def _by_export(model: nn.Module, arguments: tuple, dynamic_batch: bool) -> Trace
     shapes = tuple({0: torch.export.Dim.DYNAMIC} for _ in arguments) if dynamic_batch else None
     with _quiet():
         program = torch.export.export(model, arguments, dynamic_shapes=shapes).run_decompositions({})
-    if any(isinstance(node.target, torch._ops.HigherOrderOperator) for node in program.graph.nodes):
+    if _control_flow(program.graph):
         raise NotImplementedError("control flow with sub-graphs")
     return Trace(program.graph, frozenset(program.graph_signature.user_inputs), "export", program)
 
@@ -84,8 +86,20 @@ def _by_make_fx(model: nn.Module, arguments: tuple) -> Trace:
         functional = torch.func.functionalize(lambda *values: model(*values))
         tracer = make_fx(functional, record_stack_traces=True, _error_on_data_dependent_ops=False)
         module = tracer(*arguments)
+    inside = _control_flow(module.graph)
+    if inside:
+        raise UsageError(
+            f"{type(model).__name__} runs {', '.join(inside)}: the activations inside are in graphs of their own, which "
+            "are not followed; write it with Python's if and for"
+        )
     inputs = frozenset(node.name for node in module.graph.nodes if node.op == "placeholder")
     return Trace(module.graph, inputs, "make_fx")
+
+
+def _control_flow(graph: torch.fx.Graph) -> list[str]:
+    """Names of the operators of `graph` that run sub-graphs (cond, while_loop, scan, ...)."""
+    found = [node.target for node in graph.nodes if isinstance(node.target, torch._ops.HigherOrderOperator)]
+    return list(dict.fromkeys(target.name() for target in found))
 
 
 @contextlib.contextmanager
