@@ -46,18 +46,18 @@ def compared(name: str, record: dict[str, Any]) -> str:
 
 
 def timed(record: dict[str, Any]) -> str:
-    """Times side by side: as ratios to the first model, with the control."""
-    columns = (
-        "model",
-        "train_time",
-        "train_interval",
-        "infer_time",
-        "infer_interval",
-        "train_peak_mb",
-        "infer_peak_mb",
-    )
-    rows = [{column: row[column] for column in columns} for row in (*record["rows"], record["control"])]
-    setting, pairs = record["setting"], record["setting"]["pairs"]
+    """Times side by side, a table per setting: as ratios to the first model, with the control."""
+    return "\n\n".join(map(timed_cell, record.get("cells", [record])))
+
+
+def timed_cell(cell: dict[str, Any]) -> str:
+    columns = [
+        *("model", "train_time", "train_interval", "train_verdict", "infer_time", "infer_interval", "infer_verdict"),
+        *("train_peak_mb", "infer_peak_mb"),
+    ]
+    columns = [column for column in columns if column in cell["control"]]
+    rows = [{column: row[column] for column in columns} for row in (*cell["rows"], cell["control"])]
+    setting, pairs = cell["setting"], cell["setting"]["pairs"]
     size = "x".join(map(str, setting["input_size"]))
     how = f"{setting['batch_size']} images of {size} a step, {pairs} interleaved pairs; 1 is the first model's time."
     return f"{how}\n\n{table(rows)}"
