@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from pnnh.train import (
     checkpoint,
     evaluate,
     load_data,
+    loop,
     pick_device,
     train,
 )  # fmt: skip
@@ -249,6 +251,20 @@ def test_sigterm_saves_and_stops(digits, tmp_path):
     assert signal.getsignal(signal.SIGTERM) == before
     assert (tmp_path / "state" / "step-00000005").is_dir()
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_stop_during_an_evaluation_is_heard_and_the_evaluation_made_again(digits, tmp_path, monkeypatch):
+    whole, second = net(dropout=0.3), net(seed=9, dropout=0.3)
+    events = list(train(whole, digits, RESUMED["sgd"], seed=3, device="cpu"))
+    monkeypatch.setattr(loop, "evaluate", partial(evaluate, batch_size=100))  # 359 images: three times between batches
+    with pytest.raises(Stopped, match="stopped at step 4 of 12"):
+        list(train(net(dropout=0.3), digits, RESUMED["sgd"], seed=3, device="cpu", out=tmp_path, stop=After(6)))
+    assert (tmp_path / "events.jsonl").read_text() == ""
+    resumed = list(train(second, digits, RESUMED["sgd"], seed=3, device="cpu", out=tmp_path))
+    assert same(whole, second)
+    assert [(e.loss, e.train_accuracy, e.test_accuracy) for e in resumed] == [
+        (e.loss, e.train_accuracy, e.test_accuracy) for e in events
+    ]
 
 
 class Fuse(nn.Module):

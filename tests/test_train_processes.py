@@ -15,6 +15,7 @@ from torch import nn
 
 from pnnh import layers
 from pnnh._errors import UsageError
+from pnnh.models.vit import PnnhVit
 from pnnh.train import (
     DDP,
     FSDP2,
@@ -177,9 +178,25 @@ def test_bfloat16_clipping_average_and_adamw_on_a_spread_model(digits):
 
 
 def test_a_unit_is_a_stage_with_its_coder():
-    model = Net()
-    assert units(model) == list(model.stages)
-    assert units(nn.Sequential(nn.Flatten(), nn.Linear(3, 3))) == []
+    model, images = Net(), torch.zeros(2, 1, 8, 8)
+    assert units(model, images) == list(model.stages)
+    assert model.training
+    assert units(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), images) == []
+    transformer = vit()
+    assert units(transformer, images) == list(transformer.blocks)  # and not its coders, which are never called
+
+
+def vit():
+    torch.manual_seed(0)
+    return PnnhVit(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=12, depth=2, num_heads=2)
+
+
+def test_a_coder_that_all_units_share_belongs_to_the_root(digits):
+    recipe = Recipe(2, 40, AdamW(1e-3), grad_clip=1.0, augment=Augment(1, False))
+    expected, _, _ = steps(digits, Execution(), recipe=recipe, make=vit)
+    first, second = together(lambda: steps(digits, Execution(FSDP2()), recipe=recipe, make=vit)[0])
+    close(expected, first, rtol=1e-3, atol=2e-4)
+    equal(first, second)
 
 
 def test_batch_norms_share_their_running_statistics(digits):

@@ -42,8 +42,8 @@ def run(
 
     Args:
         model: A timm name (pnnh_resnet20, resnet18, ...), a folder this command wrote, or module:function.
-        data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg) in memory;
-            imagefolder:PATH, hfds:NAME, wds:PATH from disk.
+        data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg); or,
+            decoded as needed, imagefolder:PATH, hfds:NAME, wds:PATH.
         out: Folder for model.safetensors, record.json, manifest.json, events.jsonl and state/.
         recipe: default (SGD, one cycle), or as "ResNet strikes back": a3 (100 epochs, best at 160 px), a2 (300 epochs).
         epochs: Passes over the training images; default 10, or the recipe's.

@@ -27,7 +27,7 @@ class DDP:
 
     static_graph: bool = False
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, example: Tensor) -> nn.Module:
         device = next(model.parameters()).device
         kind = nn.parallel.DistributedDataParallel
         known = inspect.signature(kind).parameters  # torch renamed it
@@ -44,15 +44,15 @@ class DDP:
 class FSDP2:
     """Parameters, gradients and optimiser state are spread over the processes and gathered unit by unit (fully_shard).
 
-    A unit is an element of one of the model's top-level containers: a stage of ours, with the coder its layers share,
-    or a block of a timm model. Parameters travel in float32, also under bf16 autocast.
+    A unit is an element of one of the model's top-level containers that is called: a stage of ours, with the coder its
+    layers share, or a block of a timm model. The root takes the rest. Parameters travel in float32, under bf16 too.
     """
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: nn.Module, example: Tensor) -> nn.Module:
         from torch.distributed.fsdp import fully_shard
 
         model.to(memory_format=torch.contiguous_format)  # it shards no other; images may still be channels_last
-        for unit in units(model):
+        for unit in units(model, example):
             fully_shard(unit)
         return fully_shard(model)
 
@@ -103,11 +103,25 @@ class Execution:
         return asdict(self) | {"parallel": {"type": type(self.parallel).__name__} | asdict(self.parallel)}
 
 
-def units(model: nn.Module) -> list[nn.Module]:
-    """The elements, themselves made of modules, of the containers (Sequential, ModuleList) at the top of `model`."""
+@torch.no_grad()
+def units(model: nn.Module, example: Tensor) -> list[nn.Module]:
+    """The elements, themselves made of modules, of the containers (Sequential, ModuleList) at the top of `model`.
+
+    Only those that are called: a coder whose weights others use would never be gathered. One forward pass tells.
+    """
     containers = [child for child in model.children() if isinstance(child, (nn.Sequential, nn.ModuleList))]
-    elements = [element for container in containers for element in container.children()]
-    return [unit for unit in elements if any(unit.children()) and any(p.numel() for p in unit.parameters())]
+    elements = [element for container in containers for element in container.children() if any(element.children())]
+    called: set[nn.Module] = set()
+    handles = [element.register_forward_hook(lambda module, *_: called.add(module)) for element in elements]
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, was in training.items():
+            module.training = was
+    return [unit for unit in elements if unit in called and any(p.numel() for p in unit.parameters())]
 
 
 def whole(value: Tensor) -> Tensor:

@@ -66,9 +66,11 @@ class Run:
         """The model as it is trained; `self.model` stays the one to look at."""
         if self.processes.size == 1:
             return self.model
-        wrapped = self.execution.parallel.wrap(self.model)
+        side = self.data.image_size
+        example = torch.zeros(2, self.data.channels, side, side, device=self.device)
+        wrapped = self.execution.parallel.wrap(self.model, example)
         if self.ema is not None and wrapped is self.model:  # spread over the processes: so is its average
-            self.execution.parallel.wrap(self.ema.module)
+            self.execution.parallel.wrap(self.ema.module, example)
             self.ema.foreach = False  # its fused update takes no mixture of spread weights and whole buffers
         return wrapped
 
