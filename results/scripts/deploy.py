@@ -1,4 +1,4 @@
-"""What the trained nets of a comparison lose and gain when they are deployed: results/deploy-DATA-PIXELS-DEPTH.json and .md.
+"""What the trained nets of a comparison lose and gain when deployed: results/deploy-DATA-PIXELS-DEPTH.json and .md.
 
     python results/scripts/deploy.py --runs runs/compare --depth 56 [--only nets | --only latency] [--rounds 40]
 

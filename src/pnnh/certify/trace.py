@@ -89,8 +89,8 @@ def _by_make_fx(model: nn.Module, arguments: tuple) -> Trace:
     inside = _control_flow(module.graph)
     if inside:
         raise UsageError(
-            f"{type(model).__name__} runs {', '.join(inside)}: the activations inside are in graphs of their own, which "
-            "are not followed; write it with Python's if and for"
+            f"{type(model).__name__} runs {', '.join(inside)}: the activations inside are in graphs of their own, "
+            "which are not followed; write it with Python's if and for"
         )
     inputs = frozenset(node.name for node in module.graph.nodes if node.op == "placeholder")
     return Trace(module.graph, inputs, "make_fx")
