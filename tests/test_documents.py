@@ -30,6 +30,12 @@ def command_lines(page: Path, program: str) -> list[list[str]]:
     return [shlex.split(line, comments=True) for line in commands if line.startswith(f"{program} ")]
 
 
+def launched(page: Path) -> list[list[str]]:
+    """The commands of ours that torchrun and other launchers start, from `pnnh` on."""
+    lines = [line for launcher in ("torchrun", "accelerate", "srun") for line in command_lines(page, launcher)]
+    return [words[words.index("pnnh") :] for words in lines if "pnnh" in words]
+
+
 WITH_CODE = [page for page in PAGES if blocks(page, "python")]
 
 
@@ -44,7 +50,7 @@ def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_commands_of_a_page_exist_with_their_options(page):
-    for _, name, *words in command_lines(page, "pnnh"):
+    for _, name, *words in [*command_lines(page, "pnnh"), *launched(page)]:
         if name in ("COMMAND", "--help", "--version"):
             continue
         assert name in COMMANDS, f"pnnh {name}"
