@@ -1,5 +1,6 @@
 """Plain Vision Transformers: equations, the exact start, timm's contract, sizes against timm's ViT, plainness."""
 
+import json
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from pnnh import certify, diagnose
 from pnnh._cost import cost
 from pnnh._errors import UsageError
+from pnnh.cli import main
 from pnnh.layers import (
     BlockCoder,
     BlockOptions,
@@ -27,7 +29,7 @@ from pnnh.layers.mlp import pair_encoder_
 from pnnh.models import CutSkipVit, PlainVit, PnnhVit
 from pnnh.models.vit_registry import SPECS, family_of
 from pnnh.recipes import TransformerComparison, transformer_recipe
-from pnnh.train import Recipe, load_data
+from pnnh.train import Muon, Recipe, load_data
 from pnnh.train.groups import param_groups
 
 TEST = [name for name in SPECS if "test" in name]
@@ -387,3 +389,30 @@ def test_the_comparison_builds_four_equal_nets():
         TransformerComparison("digits", Recipe(), depths=(2,))
     with pytest.raises(UsageError, match="choose from residual, plain, pnnh, skip_init"):
         TransformerComparison("digits", Recipe(), methods=("diracnet",))
+
+
+def test_the_command_trains_the_second_family(tmp_path):
+    sizes = "--family vit --depths 3 --width 32 --patch 4 --image-size 8 --limit 64 --epochs 1 --methods pnnh"
+    assert main(["compare", *sizes.split(), "--device", "cpu", "--jobs", "1", "--out", str(tmp_path)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    settings = results["settings"]
+    assert (settings["family"], settings["width"], settings["patch"]) == ("vit", 32, 4)
+    assert settings["recipe"]["optimizer"]["type"] == "AdamW"
+    assert [row["method"] for row in results["rows"]] == ["pnnh"]
+
+
+def test_muon_moves_every_parameter_and_the_coder_less():
+    recipe = Recipe(optimizer=Muon(lr=0.01))
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    net = PnnhVit(**SMALL, options=BlockOptions(coder=LearnedCoder(lr_scale=0.5)))
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    groups = param_groups(net, 0.0)
+    optimizer = recipe.optimizer.build(groups)
+    for group in optimizer.param_groups:
+        group["lr"] *= group["lr_scale"]
+    for parameter in net.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    moved = {name: (p - before[name]).square().mean().sqrt().item() for name, p in net.named_parameters()}
+    assert all(moved.values())
+    assert moved["coders.0.value"] == pytest.approx(0.5 * moved["blocks.0.mlp.fc1.weight"], rel=0.25)
