@@ -36,7 +36,9 @@ def test_files_and_table(folder, tmp_path, capsys):
     tiny_spec = f"{__name__}:tiny"
     options = ["--images", str(folder), "--num", "10", "--image-size", "24", "--out", str(out)]
     assert main(["diagnose", tiny_spec, "--compare", tiny_spec, *options]) == 0
-    assert "activations" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "of the picture can be read back" in printed
+    assert max(map(len, printed.splitlines())) <= 80
     record = json.loads((out / "diagnosis.json").read_text())
     assert [len(net["layers"]) for net in record["models"]] == [2, 2]
     assert record["models"][0]["settings"]["images"] == 10
@@ -77,7 +79,10 @@ def test_weights_are_loaded_and_run_in_eval_mode(tmp_path):
 
 def test_a_checkpoint_is_shown_its_own_data(tmp_path, capsys):
     out, folder = tmp_path / "out", tmp_path / "net"
-    record = {"model": {"name": f"{__name__}:biased"}, "data": {"name": "digits", "channels": 3, "image_size": 16}}
+    record = {
+        "model": {"name": f"{__name__}:biased"},
+        "data": {"name": "digits (embedded)", "channels": 3, "image_size": 16},
+    }
     checkpoint.save(folder, tiny(), record)
     assert main(["diagnose", str(folder), "--num", "16", "--out", str(out)]) == 0
     mode, layers = layers_of(out)

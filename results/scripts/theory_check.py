@@ -199,7 +199,7 @@ def draw(record: dict) -> None:
     breaks = record["breaks"]
     with figure_of(2, 2, width=8.6, height=6.2) as figure:
         (centred, dead), (cosine, trained) = figure.axes
-        _centred(centred, record["mlp"]["rows"], COLOURS)
+        _centred(centred, record["mlp"]["rows"], breaks["batch norm, running statistics"], COLOURS)
         for name, colour in (("independent inputs", COLOURS[0]), ("correlated inputs", COLOURS[1])):
             found = breaks[name]
             dead.plot(range(1, DEPTH + 1), by_depth(found, "dead"), color=colour, label=f"measured, {name}")
@@ -219,7 +219,7 @@ def draw(record: dict) -> None:
     write_text(FIGURE, figure.svg)
 
 
-def _centred(axes, found: list[dict], colours) -> None:
+def _centred(axes, found: list[dict], unfitted: list[dict], colours) -> None:
     """Measured variance over both forms; the input of a layer is the ReLU of the response before it."""
     variance = by_depth(found, "variance")
     general = [v / t for v, t in zip(variance, by_depth(found, "theory_variance"), strict=True)]
@@ -227,14 +227,18 @@ def _centred(axes, found: list[dict], colours) -> None:
     paper = [v / theory.paper_plain(i).variance for v, i in zip(variance[1:], inputs, strict=True)]
     axes.plot(range(1, len(general) + 1), general, color=colours[0], label="general form, 2 (v + m²)")
     axes.plot(range(2, len(general) + 1), paper, color=colours[1], label="centred form, 2 v")
-    axes.set(title="Variance measured over predicted, MLP", ylim=(0, 1.8))
+    ratio = [v / t for v, t in zip(by_depth(unfitted, "variance"), by_depth(unfitted, "theory_variance"), strict=True)]
+    axes.plot(range(1, len(ratio) + 1), ratio, color=colours[3], label="CNN, batch norm never fitted: 1")
+    axes.set(title="Variance measured over predicted", ylim=(0, 1.8))
 
 
 def _strays(axes, breaks: dict, colours) -> None:
     """Survival measured less predicted: batch norm at the start, and trained nets where their record is there."""
-    for name, colour in (("batch norm", colours[2]), ("batch norm, running statistics", colours[3])):
-        pairs = zip(by_depth(breaks[name], "survival"), by_depth(breaks[name], "theory_survival"), strict=True)
-        axes.plot([d / DEPTH for d in range(1, DEPTH + 1)], [s - t for s, t in pairs], color=colour, label=name)
+    pairs = zip(
+        by_depth(breaks["batch norm"], "survival"), by_depth(breaks["batch norm"], "theory_survival"), strict=True
+    )
+    place = [d / DEPTH for d in range(1, DEPTH + 1)]
+    axes.plot(place, [s - t for s, t in pairs], color=colours[2], label="batch norm, untrained")
     trained = OUT / "dissipation-trained.json"
     nets = json.loads(trained.read_text())["nets"] if trained.is_file() else {}
     for (name, net), colour in zip(nets.items(), (colours[1], colours[0], colours[4]), strict=False):

@@ -18,21 +18,8 @@ from pnnh.analysis import Dissipation, Dists, diagnose, load_dists
 from pnnh.cli._model import load_model
 from pnnh.report.dissipation import dissipation_page, reading
 
-COLUMNS = (
-    "depth",
-    "layer",
-    "op",
-    "survival",
-    "bound",
-    "dead",
-    "r2",
-    "r2_high",
-    "cka",
-    "cka_high",
-    "growth",
-    "theory",
-    "agrees",
-)
+COLUMNS = {"depth": "#", "layer": "layer", "survival": "alive", "dead": "dead"}
+COLUMNS |= {"r2": "R²", "r2_high": "R² noise", "cka": "CKA", "cka_high": "CKA noise", "growth": "grad x"}
 DATA = ("digits", "cifar10", "cifar100", "fashion-mnist")
 NOT_COMPUTED = "not computed"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
@@ -69,10 +56,11 @@ def all_of(
 def _own_data(spec: str) -> str:
     """What a checkpoint was trained on; digits for what is no checkpoint."""
     record = Path(spec) / "record.json"
-    name = (json.loads(record.read_text()).get("data") or {}).get("name") if record.is_file() else "digits"
-    if name not in DATA:
+    name = str((json.loads(record.read_text()).get("data") or {}).get("name")) if record.is_file() else "digits"
+    known = name.partition(" ")[0]  # "cifar10 (images in folders)" is cifar10
+    if known not in DATA:
         raise UsageError(f"{spec} was trained on {name}: say where its images are, with --data or --images")
-    return name
+    return known
 
 
 def _from_data(spec: str, shape: tuple[int, int, int], num: int, seed: int) -> Tensor:
@@ -110,6 +98,18 @@ def _from_folder(folder: Path, shape: tuple[int, int, int], num: int) -> Tensor:
         pictures.append(torch.from_numpy(numpy.array(square)).reshape(shape[1], shape[2], -1).permute(2, 0, 1))
     images = torch.stack(pictures).float() / 255
     return (images - images.mean((0, 2, 3), keepdim=True)) / images.std((0, 2, 3), keepdim=True).clamp(min=1e-3)
+
+
+def in_terminal(diagnosis: Dissipation) -> list[dict]:
+    """What fits 80 columns; with DISTS where it was asked for."""
+    columns = COLUMNS | ({"dists": "DISTS"} if diagnosis.settings["dists"] else {})
+    rows = ({name: row[key] for key, name in columns.items()} for row in diagnosis.rows())
+    theory = {True: "holds", False: "off", None: None}
+    return [
+        {key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()}
+        | {"theory": theory[layer.agrees]}
+        for row, layer in zip(rows, diagnosis.layers, strict=True)
+    ]
 
 
 def rows_of(diagnosis: Dissipation) -> list[dict]:

@@ -47,8 +47,7 @@ def run(
     found = _diagnose.all_of((model, *compare), **options, dists=dists, seed=seed)
     console = Console()
     for diagnosis in found:
-        rows = [{key: row[key] for key in _diagnose.COLUMNS} for row in _diagnose.rows_of(diagnosis)]
-        console.print(report.terminal(rows, title=diagnosis.model))
+        console.print(report.terminal(_diagnose.in_terminal(diagnosis), title=diagnosis.model))
         console.print(_diagnose.verdict(diagnosis), highlight=False)
     if out is not None:
         for path in _diagnose.write(found, out):

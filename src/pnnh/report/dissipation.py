@@ -12,6 +12,7 @@ from pnnh.report.page import Page, Section
 from pnnh.report.table import Row
 
 Net = tuple[str, Sequence[Row]]
+WIDTH = 8.8  # inches, of every figure, so that their letters are of one size on a page
 COLUMNS = ("depth", "layer", "op", "survival", "bound", "dead", "r2", "r2_high", "cka", "cka_high", "ssim", "cosine")
 COLUMNS += ("dists", "effective_rank", "growth", "theory", "agrees", "caveat")
 
@@ -35,7 +36,7 @@ def _lines(axes, nets: Sequence[Net], measure: str, floor: bool) -> None:
 
 def information(nets: Sequence[Net]) -> str:
     """How much of the input is left: R^2 of the linear readout and CKA against depth, over the noise floor."""
-    with draw(2, height=3.3, width=8.6) as figure:
+    with draw(2, height=3.3, width=WIDTH) as figure:
         for axes, measure, title in zip(
             figure.axes, ("r2", "cka"), ("Input read back, R²", "Similarity to the input, CKA"), strict=True
         ):
@@ -49,7 +50,7 @@ def information(nets: Sequence[Net]) -> str:
 
 def survival(nets: Sequence[Net]) -> str:
     """Surviving neurons: measured, by theory (dots, where a row of it applies) and the Cantelli bound (dashed)."""
-    with draw(len(nets), width=max(4.6, min(9.2, 3.3 * len(nets))), height=2.9, sharey=True, squeeze=False) as figure:
+    with draw(len(nets), width=WIDTH, height=2.9, sharey=True, squeeze=False) as figure:
         for axes, (name, rows), colour in zip(figure.axes[0], nets, COLOURS * len(nets), strict=False):
             depth = _column(rows, "depth")
             axes.plot(depth, _column(rows, "survival"), color=colour, label="measured")
@@ -65,7 +66,7 @@ def survival(nets: Sequence[Net]) -> str:
 
 def gradient(nets: Sequence[Net]) -> str:
     """Norm of the gradient at each layer relative to the last one; dotted: by theory, where it holds of every layer."""
-    with draw(width=6.4, height=3.1) as figure:
+    with draw(width=WIDTH, height=3.1) as figure:
         for (name, rows), colour in zip(nets, COLOURS * len(nets), strict=False):
             norm = _column(rows, "gradient")
             norm = np.where(norm > 0, norm, np.nan)
@@ -73,7 +74,7 @@ def gradient(nets: Sequence[Net]) -> str:
             if len(known):
                 figure.axes.semilogy(_column(rows, "depth"), norm / known[-1], color=colour, label=name)
             expected = np.cumprod(_column(rows, "theory_growth")[:0:-1])[::-1]
-            if np.isfinite(expected).all():
+            if np.isfinite(expected).all() and not any(row["caveat"] for row in rows):
                 figure.axes.semilogy(_column(rows, "depth"), [*expected, 1], ":", color="#1d2733", linewidth=1)
         figure.axes.set(title="Gradient, relative to the last layer's", xlabel="activation, in order of execution")
         figure.axes.legend()
@@ -84,7 +85,7 @@ def correlations(nets: Sequence[Net], maps: Sequence[Any]) -> str:
     """Correlation of two images' features against that of the images; a line a layer, from early (light) to late."""
     from matplotlib import colormaps
 
-    with draw(len(nets), width=max(4.2, min(9.2, 3.3 * len(nets))), height=3.2, sharey=True, squeeze=False) as figure:
+    with draw(len(nets), width=WIDTH, height=3.2, squeeze=False) as figure:
         for axes, (name, _), table in zip(figure.axes[0], nets, maps, strict=True):
             table = np.asarray(table, dtype=float)
             place = np.linspace(-1, 1, table.shape[1], endpoint=False) + 1 / table.shape[1]
@@ -93,7 +94,8 @@ def correlations(nets: Sequence[Net], maps: Sequence[Any]) -> str:
                 seen = np.isfinite(table[index])
                 axes.plot(place[seen], table[index][seen], color=shade, linewidth=1.3)
             axes.plot([-1, 1], [-1, 1], color="#8a97a5", linewidth=0.8, linestyle=":")
-            axes.set(title=name, xlabel="correlation of two images", xlim=(-1, 1), ylim=(-1, 1.03))
+            low = np.floor(4 * min(np.nanmin(table), place[np.isfinite(table).any(0)].min())) / 4
+            axes.set(title=name, xlabel="correlation of two images", xlim=(low, 1), ylim=(low, 1.03))
         figure.axes[0][0].set_ylabel("of their features")
     return figure.svg
 
@@ -105,7 +107,9 @@ def read_back(originals, nets: Sequence[Net], pictures: Sequence[Any], steps: in
         return ""
     shown = min(len(originals), 6 if len(nets) == 1 else 3)
     low, high = np.nanmin(originals), np.nanmax(originals)
-    with draw(steps + 1, shown * len(nets), width=9.2, height=0.98 * shown * len(nets) + 0.3, squeeze=False) as figure:
+    with draw(
+        steps + 1, shown * len(nets), width=WIDTH, height=0.92 * shown * len(nets) + 0.3, squeeze=False
+    ) as figure:
         for axes in figure.axes.flat:
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
@@ -127,16 +131,28 @@ def read_back(originals, nets: Sequence[Net], pictures: Sequence[Any], steps: in
     return figure.svg
 
 
+def below(rows: Sequence[Row], share: float) -> int | None:
+    """The depth from which on no layer's R² reaches `share`; None if the last one does."""
+    found = None
+    for row in reversed(rows):
+        if row["r2"] >= share:
+            break
+        found = row["depth"]
+    return found
+
+
 def reading(net: Net, dissipation_depth: int | None, gradient_growth: float) -> str:
     """One sentence on one net."""
     name, rows = net
-    last = rows[-1]
-    if dissipation_depth is None:
-        left = f"the input can still be read after all {len(rows)} activations (R² {last['r2']:.2f} at the end)"
+    half, most = below(rows, 0.5), below(rows, 0.05)
+    if half is None:
+        left = f"more than half of the picture can be read back after all {len(rows)} activations"
     else:
-        left = f"the input is gone from activation {dissipation_depth} of {len(rows)} on: no better than noise"
+        left = f"less than half of the picture can be read back from activation {half} of {len(rows)} on"
+        left += f", less than a twentieth from {most}" if most is not None else ""
+    left += "" if dissipation_depth is None else f", nothing but noise from {dissipation_depth}"
     alive = np.nanmean(_column(rows, "survival"))
-    sentence = f"{name}: {left}; {alive:.0%} of the responses are positive on average"
+    sentence = f"{name}: {left} (R² {rows[-1]['r2']:.2f} at the end); {alive:.0%} of the responses are positive"
     return sentence + (
         f"; the gradient grows {gradient_growth:.3g}-fold on its way back." if gradient_growth > 0 else "."
     )
@@ -145,13 +161,13 @@ def reading(net: Net, dissipation_depth: int | None, gradient_growth: float) -> 
 def summary(net: Net, dissipation_depth: int | None, gradient_growth: float) -> Row:
     """One net in one row."""
     name, rows = net
+    depths = {"half gone from": below(rows, 0.5), "95 % gone from": below(rows, 0.05), "noise from": dissipation_depth}
     return {
         "model": name,
         "activations": len(rows),
-        "input gone from": "never" if dissipation_depth is None else dissipation_depth,
-        "R² at a third": rows[max(0, len(rows) // 3 - 1)]["r2"],
-        "R² at the end": rows[-1]["r2"],
-        "positive": float(np.nanmean(_column(rows, "survival"))),
+        **{key: "never" if depth is None else depth for key, depth in depths.items()},
+        "R² at the end": round(rows[-1]["r2"], 2),
+        "positive": f"{np.nanmean(_column(rows, 'survival')):.0%}",
         "gradient, first over last": gradient_growth,
     }
 
