@@ -40,6 +40,7 @@ def test_the_plain_twin_is_the_residual_net_without_its_shortcuts(depth):
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_features_are_those_of_the_residual_twin(depth):
     ours = on_meta(f"pnnh_resnet{depth}")
+    assert ours.depth == depth
     theirs = timm.create_model(f"resnet{depth}", features_only=True).feature_info
     assert [info["reduction"] for info in ours.feature_info] == theirs.reduction()
     if depth < 50:

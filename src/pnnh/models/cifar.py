@@ -41,7 +41,6 @@ class CifarNet(StagedNet):
     """
 
     def __init__(self, depth: int = 20, widths: tuple[int, int, int] = WIDTHS, **kwargs):
-        self.depth = depth
         super().__init__(widths, (layers_per_stage(depth),) * 3, **kwargs)
 
     def first_layer(self, in_chans: int, out_chans: int) -> nn.Module:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class StagedNet(nn.Module):
-    """A stem and `len(widths)` stages; all but the first stage halve the resolution.
+    """A stem and `len(widths)` stages of `num_layers` layers; all but the first halve the resolution.
 
     Input [B, in_chans, H, W] with H, W >= `min_size`; output [B, num_classes], or the last stage's features
     [B, widths[-1], H / r, W / r], r = `stem_reduction` 2^(number of stages - 1).
@@ -32,6 +32,7 @@ class StagedNet(nn.Module):
         drop_rate: float = 0.0,
     ):
         super().__init__()
+        self.depth = sum(num_layers) + 2  # with stem and classifier
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
         self.grad_checkpointing = False
         before = stem_width or widths[0]
