@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from pnnh.layers.init import he_normal_
 
@@ -71,8 +72,6 @@ class CoderConv(LearnerConv):
 class _ShiftedRelu(torch.autograd.Function):
     """relu(c + shift) that remembers c, which the learner's convolution keeps anyway, in place of its output."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(c: Tensor, shift: Tensor) -> Tensor:
         return (c + shift).relu_()
@@ -82,9 +81,11 @@ class _ShiftedRelu(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
         c, shift = ctx.saved_tensors
-        grad = torch.ops.aten.threshold_backward(grad, c + shift, 0)
+        total = c + shift
+        grad = torch.ops.aten.threshold_backward.grad_input(grad, total, 0, grad_input=total)
         return grad, grad.sum_to_size(shift.shape)
 
 
