@@ -41,7 +41,22 @@ def collect(folder: Path) -> dict[str, Any]:
             rows.append(row)
         else:
             print(f"{file.name} is of other settings: left out")
-    return results | {"rows": rows, "summary": summary(rows)}
+    return results | {"rows": rows, "summary": summary(rows), "command": "; ".join(commands(plan, rows))}
+
+
+def commands(plan: TransformerComparison, rows: list[dict[str, Any]]) -> list[str]:
+    """The fewest `pnnh compare` that train these rows: one for all methods that share depth and seeds."""
+    seeds: dict[tuple[int, str], list[int]] = {}
+    for row in rows:
+        seeds.setdefault((row["depth"], row["method"]), []).append(row["seed"])
+    jobs: dict[tuple[int, str], list[str]] = {}
+    for (depth, method), numbers in sorted(seeds.items()):
+        jobs.setdefault((depth, ",".join(map(str, sorted(numbers)))), []).append(method)
+    base = f"pnnh compare --family vit --data {plan.data} --width {plan.width} --patch {plan.patch}"
+    base += f" --image-size {plan.image_size}" if plan.image_size else ""
+    base += f" --limit {plan.limit}" if plan.limit else ""
+    base += f" --epochs {plan.recipe.epochs} --batch-size {plan.recipe.batch_size} --lr {plan.recipe.optimizer.lr:g}"
+    return [f"{base} --depths {d} --seeds {s} --methods {','.join(methods)}" for (d, s), methods in jobs.items()]
 
 
 def table(rows: list[dict[str, Any]]) -> str:
