@@ -41,7 +41,7 @@ METHODS = {
     "diracnet": Method("cifar_diracnet"),
     "repvgg": Method("cifar_repvgg"),
     "isonet": Method("cifar_isonet", lr=0.03),
-    "tat": Method("cifar_tatnet", lr=0.01),
+    "tat": Method("cifar_tatnet", lr=0.003),
 }
 
 
