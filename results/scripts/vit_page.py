@@ -55,7 +55,8 @@ def commands(plan: TransformerComparison, rows: list[dict[str, Any]]) -> list[st
     base = f"pnnh compare --family vit --data {plan.data} --width {plan.width} --patch {plan.patch}"
     base += f" --image-size {plan.image_size}" if plan.image_size else ""
     base += f" --limit {plan.limit}" if plan.limit else ""
-    base += f" --epochs {plan.recipe.epochs} --batch-size {plan.recipe.batch_size} --lr {plan.recipe.optimizer.lr:g}"
+    base += f" --epochs {plan.recipe.epochs} --batch-size {plan.recipe.batch_size}"
+    base += "" if plan.own_lr else f" --lr {plan.recipe.optimizer.lr:g}"
     return [f"{base} --depths {d} --seeds {s} --methods {','.join(methods)}" for (d, s), methods in jobs.items()]
 
 
