@@ -377,6 +377,7 @@ def test_the_comparison_builds_four_equal_nets():
         macs.add(cost(net, (1, 16, 16)).macs)
         again = timm.create_model(spec["name"], **spec["kwargs"])
         assert [p.shape for p in again.parameters()] == [p.shape for p in net.parameters()]
+        assert plan.recipe_of(cell).optimizer.lr == (3e-4 if cell.method == "skip_init" else plan.recipe.optimizer.lr)
     assert len(plan.cells()) == 4
     assert len(macs) == 1
     recipe = transformer_recipe(data, epochs=2)

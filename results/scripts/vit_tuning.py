@@ -1,8 +1,8 @@
-"""The Transformers' learning rates, on held-out training images: the same two rates and the same budget for all methods.
+"""The Transformers' learning rates, on held-out training images: the same two rates and budget for all methods.
 
-    pnnh compare --family vit --data cifar10 --image-size 16 --limit 6000 --holdout 0.15 --epochs 3 --depths 12 \
-        --methods residual,plain,pnnh,skip_init --lr 0.001 --out runs/vit-tuning/0.001     # and the same with 0.0003
-    python results/scripts/vit_tuning.py                                                   # results/vit-tuned.json
+pnnh compare --family vit --data cifar10 --image-size 16 --limit 6000 --holdout 0.15 --epochs 3 --depths 12
+    --methods residual,plain,pnnh,skip_init --lr 0.001 --out runs/vit-tuning/0.001     (and the same with 0.0003)
+python results/scripts/vit_tuning.py
 """
 
 from __future__ import annotations
