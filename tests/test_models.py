@@ -5,7 +5,7 @@ import timm
 import torch
 
 from pnnh.models import layers_per_stage
-from pnnh.models.registry import SPECS, family_of
+from pnnh.models.registry import FAMILIES, SPECS, family_of
 
 TINY = [name for name in SPECS if name.endswith("tiny")]
 NO_NORM = ("cifar_isonet_tiny", "cifar_tatnet_tiny")  # nothing to fold
@@ -15,12 +15,17 @@ def num_params(name, **kwargs):
     return sum(p.numel() for p in timm.create_model(name, **kwargs).parameters())
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_registered_and_shaped(name):
-    assert timm.is_model(name)
-    model = timm.create_model(name, num_classes=7, in_chans=1).eval()
-    assert isinstance(model, family_of(name))
-    assert model(torch.randn(1, 1, 8, 9)).shape == (1, 7)
+@pytest.mark.parametrize("name", [*TINY, "pnnh_resnet110", *(f"{family}20" for family in FAMILIES)])
+def test_shaped(name):
+    with torch.device("meta"):
+        model = timm.create_model(name, num_classes=7, in_chans=1).eval()
+        assert isinstance(model, family_of(name))
+        assert model(torch.empty(1, 1, 8, 9)).shape == (1, 7)
+
+
+def test_registered():
+    assert all(timm.is_model(name) for name in SPECS)
+    assert len(SPECS) == len(FAMILIES) * 6
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)])
