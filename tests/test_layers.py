@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pnnh import layers
+from pnnh import analysis, layers
 from pnnh.layers.init import dirac_, he_normal_, orthogonal_
 
 FORMS = [layers.AlternatingStage, layers.PipelinedStage]
@@ -165,6 +165,15 @@ def test_the_stream_crosses_its_activation_as_plain_autograd_would():
     wanted = torch.autograd.grad(plain, (c, learn.shift), grad)
     for got, want in zip(torch.autograd.grad(ours, (c, learn.shift), grad), wanted, strict=True):
         assert torch.equal(got, want)
+
+
+def test_a_probe_in_training_sees_activations_with_their_gradients():
+    seen = []
+    net = stage().train()
+    with analysis.probe(net, seen.append):
+        net(images())
+    assert len(seen) == 3 * 2 + 3  # the transition and two learners, with the streams beside them, and three writes
+    assert all(call.after.requires_grad for call in seen)
 
 
 def test_the_stream_stays_in_the_arithmetic_of_autocast():

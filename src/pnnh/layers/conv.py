@@ -90,9 +90,13 @@ class _ShiftedRelu(torch.autograd.Function):
 
 
 def shifted(act: nn.Module, c: Tensor, shift: Tensor) -> Tensor:
-    """act(c + shift), c [B, C, H, W], shift [C], in c's dtype. A ReLU in training keeps nothing of its own."""
+    """act(c + shift), c [B, C, H, W], shift [C], in c's dtype. A ReLU in training keeps nothing of its own.
+
+    Where a compiler or a probe wants to see every operator, it is plain autograd.
+    """
     shift = shift.to(c.dtype).view(-1, 1, 1)
-    if act.training and type(act) is nn.ReLU and not torch.compiler.is_compiling():
+    watched = torch.compiler.is_compiling() or torch._C._is_torch_function_mode_enabled()
+    if act.training and type(act) is nn.ReLU and not watched:
         return _ShiftedRelu.apply(c, shift)
     return act(c + shift)
 
