@@ -1,4 +1,4 @@
-"""What the trained nets of a comparison lose and gain when deployed: results/deploy-DATA-PIXELS-DEPTH.json and .md.
+"""What the trained nets of a comparison lose and gain when deployed: results/deploy-DATA-PIXELS-DEPTH.json.
 
     python results/scripts/deploy.py --runs runs/compare --depth 56 [--only nets | --only latency] [--rounds 40]
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import onnxruntime
 import torch
-from _evidence import evidence
+from _evidence import evidence, show_in
 
 from pnnh._errors import UsageError
 from pnnh.bench.clock import ratio_of
@@ -83,7 +84,7 @@ def int8(file: Path) -> Path:
 
 
 RESIDENT = """
-import sys, numpy, onnxruntime
+import ctypes, sys, numpy, onnxruntime
 file, *shape = sys.argv[1:]
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads, options.enable_cpu_mem_arena = 1, False
@@ -92,6 +93,7 @@ images = numpy.zeros([int(side) for side in shape], numpy.float32)
 session.run(None, {"input": images[:1]})
 def kilobytes(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
+ctypes.CDLL("libc.so.6").malloc_trim(0)
 before = kilobytes("VmRSS")
 open("/proc/self/clear_refs", "w").write("5")
 session.run(None, {"input": images})
@@ -100,9 +102,10 @@ print(1024 * (kilobytes("VmHWM") - before))
 
 
 def resident_bytes(file: Path, batch: int, shape) -> int:
-    """How far one run raises the resident memory of a fresh process (Linux), without onnxruntime's arena."""
+    """How far one run raises the resident memory of a fresh process (Linux, glibc), without onnxruntime's arena."""
     command = [sys.executable, "-c", RESIDENT, str(file), str(batch), *map(str, shape)]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    pages = os.environ | {"MALLOC_MMAP_THRESHOLD_": "4096"}  # every buffer its own pages, given back when freed
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, env=pages).stdout)
 
 
 def latencies(files: dict[str, Path], shape, rounds: int) -> list[dict]:
@@ -164,18 +167,15 @@ def main() -> None:
         ordered = sorted((item for item in files.items() if item[1].exists()), key=lambda item: item[0] != "residual")
         record["latency"] = latencies(dict(ordered) | {f"{n}, int8": int8(f) for n, f in ordered}, shape, chosen.rounds)
     target.write_text(json.dumps(record, indent=1) + "\n")
-    target.with_suffix(".md").write_text(markdown(record))
+    show_in("deploying-a-plain-net.md", "deploy", table(record))
 
 
-def markdown(record: dict) -> str:
-    lines = [
-        f"# Deployed: {record['data']['name']}, depth {record['depth']}",
-        "",
-        f"Regenerate: `{record['command']}`.",
-    ]
+def table(record: dict) -> str:
+    data = f"{record['data']['name']}, {record['data']['image_size']} pixels"
+    lines = [f"Trained nets of depth {record['depth']}, {data}. Regenerate: `{record['command']}`."]
     if "nets" in record:
-        lines += ["", "| net | parameters | MMAC | test % | int8 drop, points | worst layer, dB | argmax kept |"]
-        lines[-1] += " planned peak at 1 / 32, kB | measured peak at 32, kB |"
+        lines += ["", "| net | parameters | MMAC | test % | int8 drop, points | worst layer, dB | argmax kept"]
+        lines[-1] += " | planned peak at 1 / 32, kB | measured peak at 32, kB |"
         lines += ["|---|---|---|---|---|---|---|---|---|"]
     for row in record.get("nets", []):
         if "refused" in row:
