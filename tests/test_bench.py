@@ -1,7 +1,9 @@
 """The clock's arithmetic, the order of its calls, and the counters against sizes known by hand."""
 
 import gc
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +123,12 @@ def test_the_ledger_counts_bytes_and_flops_known_by_hand():
     assert not [op for op in ledger(work) if op.name == "view"]
 
 
+def test_the_ledger_counts_what_is_written_in_place_and_into_out():
+    x, y = torch.ones(100), torch.ones(100)
+    ops = ledger(lambda: (x.add_(y), torch.mul(x, y, out=y), x.view(10, 10), torch.empty(7)))
+    assert [(op.name, op.bytes) for op in ops] == [("add_", 1200), ("mul", 1200)]
+
+
 def test_the_ledger_knows_the_optimiser_from_the_step():
     step = TrainingStep(timm.create_model("pnnh_resnet_tiny"), Setting((3, 8, 8), batch_size=2))
     step()
@@ -185,6 +193,26 @@ def test_the_page_says_what_the_record_says(record):
     assert "No difference in time is claimed here." in page
     assert "times the roofline" in page
     assert report.bench_page(results).sections[0].title == results["cells"][0]["title"]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    path = Path(__file__).parents[1] / "results" / "scripts" / "bench_tables.py"
+    spec = importlib.util.spec_from_file_location("bench_tables", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
+def test_the_docs_page_is_drawn_from_the_records(tables):
+    page = tables.PAGE.read_text()
+    assert tables.rendered(page) == page, "run python results/scripts/bench_tables.py"
+
+
+def test_a_record_becomes_tables(tables, record):
+    text = tables.benchmark(record[0])
+    assert text.count("| work | model | time |") == 2
+    assert text.count("one training step:") == 4
 
 
 def test_one_report_of_a_preset_names_what_is_missing(monkeypatch, capsys):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -41,10 +42,26 @@ class Ledger(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.ops: list[Op] = []
+        self._updating = 0
+        self._hooks = ()
+
+    def __enter__(self):
+        def updating(change: int):
+            return lambda *_: setattr(self, "_updating", self._updating + change)
+
+        pre, post = register_optimizer_step_pre_hook, register_optimizer_step_post_hook
+        self._hooks = (pre(updating(1)), post(updating(-1)))
+        return super().__enter__()
+
+    def __exit__(self, *raised):
+        for hook in self._hooks:
+            hook.remove()
+        return super().__exit__(*raised)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        phase = _phase()
+        backward = torch._C._current_graph_task_id() != -1
+        phase = "update" if self._updating else ("backward" if backward else "forward")
         before = _now(args)
         result = func(*args, **kwargs)
         seconds = _now(args) - before
@@ -75,20 +92,19 @@ def kind_of(name: str) -> str:
     return next((kind for kind, words in KINDS.items() if any(word in name for word in words)), "other")
 
 
-def _phase() -> str:
-    if torch._C._current_graph_task_id() != -1:
-        return "backward"
-    return "forward" if torch.is_grad_enabled() or torch.is_inference_mode_enabled() else "update"
-
-
 def _traffic(func, args, kwargs, result) -> tuple[int, int]:
     """Bytes read and written; a result that only looks at an argument's storage is neither."""
-    inputs, outputs = _tensors((args, kwargs)), _tensors(result)
-    known = {tensor.untyped_storage()._cdata for tensor in inputs}
-    made = [tensor for tensor in outputs if tensor.untyped_storage()._cdata not in known]
-    schema = zip(func._schema.arguments, args, strict=False)
-    changed = _tensors([value for spec, value in schema if spec.alias_info is not None and spec.alias_info.is_write])
+    specs = {spec.name: spec for spec in func._schema.arguments}
+    given = dict(zip(specs, args, strict=False)) | kwargs
+    inputs = _tensors([value for name, value in given.items() if not specs[name].is_out])
+    changed = _tensors([value for name, value in given.items() if _is_written(specs[name])])
+    known = {tensor.untyped_storage()._cdata for tensor in (*inputs, *changed)}
+    made = [tensor for tensor in _tensors(result) if tensor.untyped_storage()._cdata not in known]
     return sum(map(_bytes, inputs)), sum(map(_bytes, made)) + sum(map(_bytes, changed))
+
+
+def _is_written(spec) -> bool:
+    return spec.alias_info is not None and spec.alias_info.is_write
 
 
 def _tensors(tree) -> list[torch.Tensor]:

@@ -24,14 +24,14 @@ PRESETS = {
     ),
     "imagenet": Preset(
         (("resnet18", "pnnh_resnet18"), ("resnet34", "pnnh_resnet34"), ("resnet50", "pnnh_resnet50", "repvgg_a2")),
-        batch_size=8,
+        batch_size=4,
     ),
     "vit": Preset(
         tuple(
             (f"vit_{size}_patch16_224", f"pnnh_vit_{size}_patch16_224", f"plain_vit_{size}_patch16_224")
             for size in ("tiny", "small")
         ),
-        batch_size=8,
+        batch_size=4,
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,9 +46,7 @@ def run(
     from pnnh.cli._model import load_model
     from pnnh.train import record
 
-    def tell(line: str) -> None:
-        print(line, flush=True)
-
+    tell = partial(print, flush=True)
     groups, usual = _bench.groups_of(models, preset, tell)
     sizes = _bench.numbers("batch_size", batch_size or str(usual))
     base = _bench.setting(str(train.pick_device(device)), pairs)
@@ -56,8 +55,7 @@ def run(
         nets = [(name, *load_model(name, image_size=image_size)) for name in group]
         for setting in _bench.settings_of(base, sizes, amp=amp, mode=mode, layout=layout):
             result = bench.bench([net[:2] for net in nets], _bench.replace(setting, input_size=nets[0][2]), tell=tell)
-            for table in _bench.tables(result):
-                Console(width=220).print(table)
+            Console(width=220).print(*_bench.tables(result))
             cells.append(_bench.cell(result))
     if out is not None:
         for path in _bench.write(out, {"cells": cells} | record.environment(base.device)):

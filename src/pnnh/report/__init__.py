@@ -1,6 +1,6 @@
 """Show rows, whoever made them: terminal tables, CSV, JSON, SVG figures, one HTML page."""
 
-from pnnh.report.bench import bench_page, of_work
+from pnnh.report.bench import bench_page, bench_reading, of_work
 from pnnh.report.figure import COLOURS, draw
 from pnnh.report.page import Page, Section, html
 from pnnh.report.table import Row, csv_text, json_text, show, terminal, write_text
@@ -11,6 +11,7 @@ __all__ = [
     "Row",
     "Section",
     "bench_page",
+    "bench_reading",
     "csv_text",
     "draw",
     "html",

@@ -55,7 +55,7 @@ def bench_reading(cell: Mapping[str, Any]) -> list[str]:
     if not lines:
         lines.append("No difference in time is claimed here.")
     lines += [f"Control, {name}: {_control(cell['control'], work)}." for work, name in WORKS.items()]
-    if cell["busy"] < QUIET and cell["device_type"] == "cpu":
+    if cell["busy"] < QUIET and cell["setting"]["device"] == "cpu":
         lines.append(
             f"The machine was not quiet: the process had a core for {100 * cell['busy']:.0f} % of the time. "
             "Trust the CPU clock more than the wall clock, and measure again."
@@ -75,7 +75,6 @@ def _dominant(model: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _sections(cell: Mapping[str, Any]) -> list[Section]:
-    cell = dict(cell) | {"device_type": cell["setting"]["device"].split(":")[0]}
     rows, title = [*cell["rows"], cell["control"]], cell["title"]
     sections = [Section(title, reading=bench_reading(cell), svgs=[_ratios(cell)])]
     for work, name in WORKS.items():
