@@ -97,6 +97,20 @@ def test_identity_is_read_back_and_noise_is_not():
     assert found.crossing("r2") in (None, 2)
 
 
+def test_the_scale_of_features_does_not_matter():
+    """Deep nets without norm vanish: squares of 1e-25 are nothing in single precision."""
+
+    class Scaled(nn.Module):
+        def forward(self, x):
+            shifted = torch.cat([x, -x], 1) + 0.3
+            return [(shifted * scale).relu() for scale in (1.0, 1e-25, 1e12)]
+
+    first, *others = diagnose(Scaled(), pictures(), gradient=False, **CHEAP).layers
+    for layer in others:
+        for measure in ("r2", "r2_high", "psnr", "ssim", "cka", "effective_rank"):
+            assert getattr(layer, measure) == pytest.approx(getattr(first, measure), rel=1e-3, abs=1e-3), measure
+
+
 def test_depth_dissipates_in_the_plain_chain_and_growth_is_theory():
     found = diagnose(chain(24), pictures(32), decoder=Decoder(grid=4), draws=3, batch_size=32, pictures=2)
     r2 = [layer.r2 for layer in found.layers]

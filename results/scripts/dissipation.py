@@ -16,6 +16,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import statistics
 from pathlib import Path
 
@@ -73,8 +74,9 @@ def over_seeds(runs: list[dict]) -> list[dict]:
         for key, value in layers[0].items():
             if isinstance(value, float):
                 values = [layer[key] for layer in layers]
-                row[key] = _short(statistics.fmean(values))
-                row[f"{key}_std"] = _short(statistics.stdev(values)) if len(values) > 1 else 0.0
+                mean = statistics.fmean(values)  # NaN where a seed has none, which statistics.stdev does not take
+                spread = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1))
+                row |= {key: _short(mean), f"{key}_std": _short(spread)}
         row["agree"] = sum(bool(layer["agrees"]) for layer in layers)
         rows.append(row)
     return rows
@@ -138,8 +140,11 @@ def trained(patterns: list[str], count: int, data: str | None) -> dict[str, list
 
 
 def summed_up(runs: list[dict]) -> dict:
+    from pnnh.report.dissipation import below
+
     keys = ("r2_depth", "cka_depth", "ssim_depth", "gradient_growth")
     return {
+        **{f"below_{share}": [below(run["rows"], share) for run in runs] for share in (0.5, 0.05)},
         **{key: [run[key] for run in runs] for key in keys},
         "settings": runs[0]["settings"],
         "rows": over_seeds(runs),
@@ -182,20 +187,36 @@ def draw(record: dict, prefix: str) -> None:
 
 def table(record: dict) -> str:
     """Markdown: what is left of the input, and of the gradient."""
-    lines = [
-        "| net | R² after 5 activations | at 1/3 of depth | at the end | R² | SSIM | CKA | gradient, first over last |"
-    ]
-    lines += ["|---|---|---|---|---|---|---|---|"]
+    head = (
+        "net (activations)",
+        "R² after 5",
+        "at 1/3",
+        "at the end",
+        "half gone from",
+        "95 % gone from",
+        "R² noise from",
+    )
+    lines = ["| " + " | ".join([*head, "SSIM noise from", "CKA noise from", "gradient, first over last"]) + " |"]
+    lines += ["|" + "---|" * 10]
     for name, net in record["nets"].items():
         rows = net["rows"]
         places = (rows[4], rows[len(rows) // 3 - 1], rows[-1])
         cells = [f"{row['r2']:.2f} ± {row['r2_std']:.2f}" for row in places]
-        for measure in ("r2", "ssim", "cka"):
-            depths = [depth or "never" for depth in net[f"{measure}_depth"]]
-            cells.append(str(depths[0]) if len(set(depths)) == 1 else ", ".join(map(str, depths)))
+        cells += [_span(net[key]) for key in ("below_0.5", "below_0.05", "r2_depth", "ssim_depth", "cka_depth")]
         growth = statistics.geometric_mean(net["gradient_growth"])
         lines.append(f"| {NAMES.get(name, name)} ({len(rows)}) | " + " | ".join(cells) + f" | {growth:.3g} |")
     return "\n".join(lines) + "\n"
+
+
+def _span(depths: list[int | None]) -> str:
+    """Least and greatest of the seeds' depths, "never" beyond all."""
+    ends = [min(depths, key=_or_never), max(depths, key=_or_never)]
+    words = ["never" if depth is None else str(depth) for depth in ends]
+    return words[0] if words[0] == words[1] else " to ".join(words)
+
+
+def _or_never(depth: int | None) -> float:
+    return float("inf") if depth is None else depth
 
 
 def main() -> None:

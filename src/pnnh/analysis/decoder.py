@@ -148,11 +148,12 @@ class Pairs:
         """sketched [B, g, g, D]; described [B, 1 + R, g, g, T]; energy [B, 1 + R]."""
         if not self.halves:
             self.shift = sketched.mean(0)  # of the first batch: sums of what is left do not cancel
+            self.scale = (sketched - self.shift).abs().max().item() or 1.0  # and no square leaves the range
             self.halves = [_Half(), _Half()]
-        self.halves[half].add((sketched - self.shift).flatten(1, 2), described.flatten(2, 3), energy)
+        self.halves[half].add(((sketched - self.shift) / self.scale).flatten(1, 2), described.flatten(2, 3), energy)
 
     def covariance(self) -> Tensor:
-        """[D, D] of the sketches of a cell, float64."""
+        """[D, D] of the sketches of a cell, in units of their scale; float64."""
         moments = [half.moments() for half in self.halves if half.images]
         return sum(half.zz for half in moments) / sum(half.count for half in moments)
 
@@ -171,9 +172,10 @@ class Pairs:
         best = error.argmin(0)  # every draw chooses its own ridge, as the truth does
         error = error.gather(0, best[None])[0]
         r2, mse = 1 - error / energy, error / (pixels * sum(half.images for half in self.halves))
-        weight = torch.stack([fit[best[0]][0] for fit in fits]).float()
+        weight = (torch.stack([fit[best[0]][0] for fit in fits]) / self.scale).float()
         cells = self.shift.shape[:2]
-        sketch = torch.stack([self.shift + half.z.unflatten(0, cells) / half.images for half in self.halves])
+        means = [half.z.unflatten(0, cells) * (self.scale / half.images) for half in self.halves]
+        sketch = torch.stack([self.shift + mean for mean in means])
         patch = torch.stack([half.y[0].unflatten(0, cells) / half.images for half in self.halves])
         return Readout(r2[0].item(), mse[0].item(), r2[1:], mse[1:], weight, sketch, patch)
 
@@ -199,26 +201,32 @@ class _Half:
         shared = y.square().sum((1, 2)) / self.images
         zz = self.zz.double() - z.T @ z / self.images
         zy = self.zy.double() - torch.einsum("pd,rpt->rdt", z, y) / self.images
-        return Moments(zz, zy, self.described - shared, self.energy - shared, self.images * len(z))
+        count = self.images * len(z)
+        rounding = torch.finfo(torch.float32).eps * self.zz.diagonal().mean().item() / count
+        return Moments(zz, zy, self.described - shared, self.energy - shared, count, rounding)
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Of `count` cells about their means: zz [D, D], zy [1 + R, D, T], described and energy [1 + R]; float64."""
+    """Of `count` cells about their means: zz [D, D], zy [1 + R, D, T], described and energy [1 + R]; float64.
+
+    rounding: the variance below which there is only what single precision left of a difference of sums.
+    """
 
     zz: Tensor
     zy: Tensor
     described: Tensor
     energy: Tensor
     count: int
+    rounding: float
 
     def fits(self, ridges: tuple[float, ...]) -> list[Tensor]:
         """For each ridge, weight [1 + R, D, T] of y = z W."""
         values, vectors = torch.linalg.eigh(self.zz / self.count)
         values = values.clamp(min=0)
         cross = vectors.T @ (self.zy / self.count)
-        tiny = torch.finfo(torch.float64).tiny
-        return [vectors @ (cross / (values + ridge * values.mean() + tiny)[:, None]) for ridge in ridges]
+        least = self.rounding + torch.finfo(torch.float64).tiny
+        return [vectors @ (cross / (values + ridge * values.mean() + least)[:, None]) for ridge in ridges]
 
     def lost(self, weight: Tensor) -> Tensor:
         """Sum of square errors [1 + R] of y = z W over these cells, in closed form."""
