@@ -28,7 +28,7 @@ from pnnh.layers.attention import CoderLinear, JointLinear, diagonal_bias
 from pnnh.layers.mlp import pair_encoder_
 from pnnh.models import CutSkipVit, PlainVit, PnnhVit
 from pnnh.models.vit_registry import SPECS, family_of
-from pnnh.recipes import TransformerComparison, transformer_recipe
+from pnnh.recipes import Cell, TransformerComparison, transformer_recipe
 from pnnh.train import Muon, Recipe, load_data
 from pnnh.train.groups import param_groups
 
@@ -378,6 +378,8 @@ def test_the_comparison_builds_four_equal_nets():
         again = timm.create_model(spec["name"], **spec["kwargs"])
         assert [p.shape for p in again.parameters()] == [p.shape for p in net.parameters()]
         assert plan.recipe_of(cell).optimizer.lr == (3e-4 if cell.method == "skip_init" else plan.recipe.optimizer.lr)
+    assert plan.recipe_of(Cell("pnnh", 48, 0)).optimizer.lr == plan.recipe.optimizer.lr / 4
+    assert plan.recipe_of(Cell("residual", 48, 0)).optimizer.lr == plan.recipe.optimizer.lr
     assert len(plan.cells()) == 4
     assert len(macs) == 1
     recipe = transformer_recipe(data, epochs=2)

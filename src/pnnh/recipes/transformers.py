@@ -47,6 +47,13 @@ class TransformerComparison(Comparison):
         if depth < 3:
             raise UsageError(f"depth {depth} must be at least 3 blocks")
 
+    def recipe_of(self, cell: Cell) -> Recipe:
+        """Deeper than 12 blocks the rate of the nets without a skip falls as 1 / depth: their changes compound (ours)."""
+        recipe = super().recipe_of(cell)
+        if not self.own_lr or cell.method == "residual" or cell.depth <= 12:
+            return recipe
+        return recipe.with_lr(recipe.optimizer.lr * 12 / cell.depth)
+
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"family": "vit", "width": self.width, "patch": self.patch}
 
