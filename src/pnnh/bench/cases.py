@@ -44,7 +44,7 @@ class TrainingStep:
         model, self.images = _ready(model.train(), setting)
         self.labels = torch.zeros(setting.batch_size, dtype=torch.long, device=setting.device)
         self.optimizer = torch.optim.SGD(param_groups(model, 5e-4), lr=1e-4, momentum=0.9)
-        self.run = torch.compile(model) if setting.compiled else model
+        self.run = torch.compile(model, dynamic=False) if setting.compiled else model
         self.setting = setting
 
     def __call__(self) -> None:
@@ -60,7 +60,7 @@ class Inference:
 
     def __init__(self, model: nn.Module, setting: Setting):
         model, self.images = _ready(model.eval(), setting)
-        self.run = torch.compile(model) if setting.compiled else model
+        self.run = torch.compile(model, dynamic=False) if setting.compiled else model
         self.setting = setting
 
     def __call__(self) -> None:
