@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pnnh import layers
+from pnnh._errors import UsageError
 from pnnh.certify import certify
 from pnnh.convert import fuse
 from pnnh.layers.fold import fold, fold_norm
@@ -119,6 +120,24 @@ def test_a_folded_norm_is_the_norm(out, affine, biased, eps, seed):
     x = torch.randn(2, 2, 5, 5, dtype=torch.float64)
     kernel, bias = fold_norm(conv.weight.detach(), conv.bias, norm)
     torch.testing.assert_close(nn.functional.conv2d(x, kernel, bias), norm(conv(x)).detach(), rtol=1e-11, atol=1e-11)
+
+
+def test_the_cost_of_a_fusion_is_that_of_one_image():
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
+    norm.num_batches_tracked.fill_(1), nn.init.normal_(norm.running_mean)
+    fusion = fuse(nn.Sequential(conv, norm).eval(), torch.randn(5, 2, 4, 6)).fusion
+    assert fusion.macs_before == fusion.macs_after == 3 * 2 * 9 * 4 * 6
+    assert (fusion.parameters_before, fusion.parameters_after) == (54 + 3 + 6, 54 + 3)
+
+
+def test_what_cannot_be_folded_is_named_by_its_place():
+    options = layers.PlainOptions(norm=lambda channels: nn.GroupNorm(1, channels))
+    stage, x = layers.AlternatingStage(3, 4, 2, 2, options=options).eval(), torch.randn(2, 3, 8, 8)
+    with pytest.raises(UsageError, match=r"^AlternatingStage: GroupNorm cannot be folded"):
+        fuse(stage, x)
+    with pytest.raises(UsageError, match=r"^1: GroupNorm cannot be folded"):
+        fuse(nn.Sequential(nn.Identity(), stage).eval(), x)
 
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]

@@ -138,7 +138,6 @@ def steps(digits, execution, count=2, recipe=RECIPE, make=Net):
 
 SPREADS = {
     "ddp": Execution(DDP()),
-    "ddp, static graph": Execution(DDP(static_graph=True)),
     "ddp, two passes, checkpointing": Execution(DDP(), accumulate=2, checkpointing=True),
     "ddp, static graph, checkpointing": Execution(DDP(static_graph=True), checkpointing=True),
     "fsdp2": Execution(FSDP2()),
@@ -209,7 +208,7 @@ def test_batch_norms_share_their_running_statistics(digits):
     assert not torch.equal(both[name], torch.zeros_like(both[name]))
 
 
-@pytest.mark.parametrize(("size", "execution"), [(2, Execution()), (3, Execution()), (3, Execution(FSDP2()))])
+@pytest.mark.parametrize(("size", "execution"), [(2, Execution()), (3, Execution(FSDP2()))])
 def test_every_test_image_counts_once(digits, size, execution):
     alone = evaluate(Net(), digits, batch_size=100)
 
@@ -264,7 +263,7 @@ def test_a_run_of_two_processes_stops_and_goes_on_bitwise(digits, tmp_path, para
     assert found.record["execution"]["processes"] == 2
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (3, 2)])
 def test_another_number_of_processes_goes_on_with_the_same_images(digits, tmp_path, before, after):
     recipe = Recipe(2, 60, SGD(lr=0.1), ema_decay=0.9, augment=Augment(1, False))
 

@@ -1,6 +1,6 @@
 """Would the tests notice? Small faults, one at a time, in code that must be right. Writes results/mutation.json.
 
-    python results/scripts/mutate.py [--mutants 60] [--seed 0] [--seconds 60]
+    python results/scripts/mutate.py [--mutants 60] [--seed 0] [--seconds 60] [--survivors]
 
 A mutant is one changed operator, comparison, constant, condition or dropped statement. The tests of its file run
 against it in a forked child; it is killed if one fails or the child needs more than --seconds of processor time, and it
@@ -18,25 +18,69 @@ import json
 import os
 import random
 import resource
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+RECORD = ROOT / "results" / "mutation.json"
+PROPERTIES, FUSE = "tests/test_properties.py::test_", "tests/test_fuse_export.py::test_"
+CHECKPOINT, LOOP = "tests/test_train_checkpoint.py", "tests/test_train_loop.py::test_"
 TESTS = {  # what is mutated, and the tests that should notice
-    "pnnh.layers.fold": ["tests/test_properties.py", "-k", "fold or fuse"],
-    "pnnh.convert.fuse": ["tests/test_properties.py", "tests/test_fuse_export.py", "-k", "fuse or refus or fold"],
-    "pnnh.train.checkpoint": [
-        "tests/test_train_checkpoint.py",
-        "tests/test_properties.py",
-        "-k",
-        "not stage and not fuse",
+    "pnnh.layers.fold": [
+        f"{PROPERTIES}a_stage_has_its_shape_and_folds_to_an_equal_chain",
+        f"{PROPERTIES}a_folded_norm_is_the_norm",
+        f"{FUSE}kernel_entries_of_a_learn_and_a_write_in_either_form",
+        f"{FUSE}fuse_refuses_in_one_line",
     ],
-    "pnnh.train.store": ["tests/test_train_loop.py", "-k", "resum or folder or damaged or finished or sigterm or kept"],
+    "pnnh.convert.fuse": [
+        f"{PROPERTIES}fuse_proves_itself_inside_any_net",
+        f"{FUSE}fuse_refuses_in_one_line",
+        f"{FUSE}nothing_to_fold_is_refused",
+        f"{FUSE}shared_stage_is_folded_once",
+    ],
+    "pnnh.train.checkpoint": [
+        CHECKPOINT,
+        f"{PROPERTIES}any_tensors_and_values_come_back_as_they_were",
+        f"{PROPERTIES}any_flipped_bit_of_any_tensors_is_detected",
+    ],
+    "pnnh.train.store": [
+        f"{LOOP}resuming_at_any_step_is_bitwise_the_uninterrupted_run[5-sgd]",
+        f"{LOOP}a_finished_run_is_read_not_trained_again",
+        f"{LOOP}the_folder_of_a_finished_run",
+        f"{LOOP}another_run_in_the_folder_is_refused_unless_started_anew",
+        f"{LOOP}a_damaged_state_is_named_and_the_one_before_it_used",
+        f"{LOOP}sigterm_saves_and_stops",
+        f"{LOOP}a_loss_that_is_not_finite_names_the_layer_and_keeps_the_last_good_state",
+    ],
 }
+MORE = {  # what survives those meets these as well
+    "pnnh.convert.fuse": [
+        f"{PROPERTIES}the_cost_of_a_fusion_is_that_of_one_image",
+        f"{PROPERTIES}what_cannot_be_folded_is_named_by_its_place",
+        f"{FUSE}timms_blocks_fold_through_their_own_interface",
+        f"{FUSE}a_foreign_model_with_our_stages_and_timms_blocks_fold",
+        f"{FUSE}every_plain_layer_folds_to_one_convolution",
+        f"{FUSE}transformer_blocks_fold_to_four_linears_each",
+    ],
+    "pnnh.layers.fold": [
+        f"{FUSE}every_plain_layer_folds_to_one_convolution",
+        f"{FUSE}a_stage_inside_a_chain_folds_with_it",
+    ],
+    "pnnh.train.checkpoint": ["tests/test_train_processes.py::test_a_folder_has_one_writer"],
+    "pnnh.train.store": [
+        f"{LOOP}resuming_at_any_step_is_bitwise_the_uninterrupted_run",
+        f"{LOOP}a_stop_during_an_evaluation_is_heard_and_the_evaluation_made_again",
+        "tests/test_train_processes.py::test_a_folder_has_one_writer",
+    ],
+}
+PRELOADED = (
+    "torch timm hypothesis pytest timm.optim timm.scheduler timm.utils torch.export torch._dynamo torch.onnx onnx"
+)
 COMPARE = {
     ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt,
     ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
@@ -116,20 +160,24 @@ def path_of(module: str) -> Path:
     return ROOT / "src" / Path(*module.split(".")).with_suffix(".py")
 
 
-def tested(module: str, tree: ast.Module | None, seconds: int) -> str:
-    """ "survived", "killed" or "timed out": the tests of `module` in a child where its code is `tree`."""
+def tested(module: str, tree: ast.Module | None, seconds: int, tests: list[str]) -> tuple[str, float]:
+    """ "survived", "killed" or "timed out", and processor seconds: `tests` where the code of `module` is `tree`."""
     child = os.fork()
     if child == 0:
-        os._exit(_run_tests(module, tree, seconds))
-    status = os.waitpid(child, 0)[1]
-    if os.WIFSIGNALED(status):
-        return "timed out" if os.WTERMSIG(status) == 24 else "killed"
-    return "survived" if os.WEXITSTATUS(status) == 0 else "killed"
+        os._exit(_run_tests(module, tree, seconds, tests))
+    _, status, used = os.wait4(child, 0)
+    fate = "survived" if status == 0 else "killed"
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
+        fate = "timed out"
+    return fate, used.ru_utime + used.ru_stime
 
 
-def _run_tests(module: str, tree: ast.Module | None, seconds: int) -> int:
+def _run_tests(module: str, tree: ast.Module | None, seconds: int, tests: list[str]) -> int:
+    import hypothesis
     import pytest
 
+    hypothesis.settings.register_profile("first", phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
+    hypothesis.settings.load_profile("first")  # a failure need not be made small
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1), os.dup2(silent, 2)
@@ -141,29 +189,52 @@ def _run_tests(module: str, tree: ast.Module | None, seconds: int) -> int:
     if tree is not None:
         importlib.machinery.SourceFileLoader.get_code = get_code
     options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0"]
-    return int(pytest.main([*options, "-W", "ignore::pytest.PytestAssertRewriteWarning", *TESTS[module]]))
+    return int(pytest.main([*options, "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]))
+
+
+def tried(mutant: Mutant, seconds: int) -> dict:
+    """The mutant and its fate, as a row."""
+    tree = mutated(mutant)
+    fate, used = tested(mutant.module, tree, seconds, TESTS[mutant.module])
+    if fate == "survived":
+        fate, used = tested(mutant.module, tree, seconds, MORE[mutant.module])
+    if fate == "survived":
+        print(f"survived: {mutant.module}:{mutant.line}  {mutant.was[:90]}  ->  {mutant.now[:90]}", flush=True)
+    return asdict(mutant) | {"fate": fate, "processor_seconds": used}
+
+
+def sampled(every: dict[str, list[Mutant]], count: int, seed: int) -> list[Mutant]:
+    """As many of each module; raises SystemExit if its tests fail without a mutation."""
+    for module in TESTS:
+        fate, used = tested(module, None, 300, [*TESTS[module], *MORE[module]])
+        print(f"{module}: {fate} without a mutation, {used:.1f} s", flush=True)
+        if fate != "survived":
+            raise SystemExit(1)
+    draw, each = random.Random(seed), count // len(TESTS)
+    return [mutant for mutants in every.values() for mutant in draw.sample(mutants, min(each, len(mutants)))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name, default in (("mutants", 60), ("seed", 0), ("seconds", 60)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--survivors", action="store_true", help="try those of the record again, after adding tests")
     chosen = parser.parse_args()
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT / "src"))
-    for name in ("torch", "timm", "hypothesis", "pytest", "timm.optim", "timm.scheduler", "timm.utils"):
+    for name in PRELOADED.split():
         importlib.import_module(name)  # once, before the forks; nothing of ours
     assert not [name for name in sys.modules if name.split(".")[0] == "pnnh"]
-    every = {module: mutants_of(module) for module in TESTS}
-    draw, each = random.Random(chosen.seed), chosen.mutants // len(TESTS)
-    sample = [mutant for mutants in every.values() for mutant in draw.sample(mutants, min(each, len(mutants)))]
-    for module in TESTS:
-        assert tested(module, None, 4 * chosen.seconds) == "survived", f"the tests of {module} fail without a mutation"
-    rows, start = [], time.monotonic()
-    for mutant in sample:
-        rows.append(asdict(mutant) | {"fate": tested(mutant.module, mutated(mutant), chosen.seconds)})
-        if rows[-1]["fate"] == "survived":
-            print(f"survived: {mutant.module}:{mutant.line}  {mutant.was[:90]}  ->  {mutant.now[:90]}", flush=True)
+    every, start = {module: mutants_of(module) for module in TESTS}, time.monotonic()
+    if chosen.survivors:
+        rows = json.loads(RECORD.read_text())["mutants"]
+        names = [field.name for field in fields(Mutant)]
+        rows = [
+            tried(Mutant(**{name: row[name] for name in names}), chosen.seconds) if row["fate"] == "survived" else row
+            for row in rows
+        ]
+    else:
+        rows = [tried(mutant, chosen.seconds) for mutant in sampled(every, chosen.mutants, chosen.seed)]
     write(rows, every, chosen, time.monotonic() - start)
 
 
@@ -174,9 +245,9 @@ def write(rows: list[dict], every: dict[str, list[Mutant]], chosen: argparse.Nam
     for module, mutants in every.items():
         fates = Counter(row["fate"] for row in rows if row["module"] == module)
         table.append({"module": module, "possible": len(mutants), "tried": sum(fates.values()), **fates})
-    result = {"summary": table, "mutants": rows, "seed": chosen.seed, "seconds": seconds, "tests": TESTS}
+    result = {"summary": table, "mutants": rows, "seed": chosen.seed, "seconds": seconds, "tests": TESTS, "more": MORE}
     result |= record.environment("cpu") | {"command": "python results/scripts/mutate.py"}
-    checkpoint.write_bytes(ROOT / "results" / "mutation.json", (json.dumps(result, indent=1) + "\n").encode())
+    checkpoint.write_bytes(RECORD, (json.dumps(result, indent=1) + "\n").encode())
     print(json.dumps(table, indent=1))
 
 
