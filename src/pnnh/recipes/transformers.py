@@ -13,7 +13,7 @@ from pnnh.recipes.comparison import Cell, Comparison, Method
 from pnnh.train import AdamW, Cosine, Dataset, Recipe, recipe_for
 
 RESIDUAL = {"global_pool": "avg", "class_token": False}  # as our nets have it
-METHODS = {  # rates other than the recipe's were chosen on held-out training images (results/vit-tuned.json)
+METHODS = {  # rates of their own where the common one fails; results/scripts/vit_tuning.py compares them
     "residual": Method("vit_tiny_patch16_224", options=RESIDUAL),
     "plain": Method("plain_vit_tiny_patch4_32"),
     "pnnh": Method("pnnh_vit_tiny_patch4_32"),
@@ -48,7 +48,7 @@ class TransformerComparison(Comparison):
             raise UsageError(f"depth {depth} must be at least 3 blocks")
 
     def recipe_of(self, cell: Cell) -> Recipe:
-        """Deeper than 12 blocks the rate of the nets without a skip falls as 1 / depth: their changes compound (ours)."""
+        """Beyond 12 blocks the rate of the nets without a skip falls as 1 / depth: their changes compound (ours)."""
         recipe = super().recipe_of(cell)
         if not self.own_lr or cell.method == "residual" or cell.depth <= 12:
             return recipe
