@@ -40,9 +40,11 @@ def compared(name: str, record: dict[str, Any]) -> str:
     """A comparison: figure, setting, table, and what the numbers say."""
     figure = f"![{FIGURES[name]}](docs/img/{name}.svg)\n\n" if name in FIGURES else ""
     data, recipe = record["data"], record["settings"]["recipe"]
-    setting = f"{data['name']}: {data['num_train']:,} images to train, {data['num_test']:,} to test"
+    setting = f"{data['name']}: {data['num_train']:,} images of {data['image_size']} px to train, {data['num_test']:,} to test"
     said = "\n".join(f"- {line}" for line in reading(record["summary"]))
-    return f"{figure}{setting}, {recipe['epochs']} epochs.\n\n{table(record['summary'])}\n\n{said}"
+    rows = [{key: value for key, value in row.items() if key != "img/s"} for row in record["summary"]]  # see the steps
+    note = f"\n\n{record['note']}" if "note" in record else ""
+    return f"{figure}{setting}, {recipe['epochs']} epochs.\n\n{table(rows)}\n\n{said}{note}"
 
 
 def timed(record: dict[str, Any]) -> str:
