@@ -85,6 +85,14 @@ def test_a_foreign_model_with_our_stages_and_timms_blocks_fold():
     assert fuse(foreign, torch.randn(2, 4, 8, 8)).fusion.folded == ("0.0", "0.1", "0.2")
 
 
+def test_a_stage_inside_a_chain_folds_with_it():
+    chain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), net().stages[0])
+    fused = fuse(with_statistics(nn.Sequential(chain, nn.Flatten())), torch.randn(2, 3, 8, 8))
+    assert fused.fusion.folded == ("0", "0.2")
+    assert fused.fusion.relative_error <= 1e-12
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs", "size"),
     [
@@ -115,7 +123,12 @@ def test_transformer_blocks_fold_to_four_linears_each():
     linears = [module for module in fused.blocks.modules() if isinstance(module, nn.Linear)]
     assert len(linears) == 4 * len(model.blocks)
     assert fused.fusion.macs_after == fused.fusion.macs_before
-    assert certify(fused, torch.randn(2, 3, 16, 16)).plain
+    images = torch.randn(2, 3, 16, 16)
+    assert certify(fused, images).plain
+    again = timm.create_model("pnnh_vit_test_patch4_16", inference_mode=True)
+    again.load_state_dict(fused.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(images), fused(images))
 
 
 def test_shared_stage_is_folded_once():

@@ -98,11 +98,18 @@ def fold_all(model: nn.Module, form: Form = "dense") -> tuple[nn.Module, tuple[s
             new = _by_timm(module) or fold(module, form)
         except UsageError as error:
             raise UsageError(f"{path or type(module).__name__}: {error}") from error
-        if new is not None:
-            folded.append(path)
+        if new is None:
+            return None
+        folded.append(path)
+        for name, child in list(new.named_children()):  # a chain may hold a stage
+            setattr(new, name, replace(child, lambda below, inner, at=name: swap(_joined(path, at, below), inner)))
         return new
 
     return replace(model, swap), tuple(folded)
+
+
+def _joined(*names: str) -> str:
+    return ".".join(name for name in names if name)
 
 
 def _by_timm(module: nn.Module) -> nn.Module | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import checkpoint_filter_fn
 
+from pnnh.layers.folded_block import fold_blocks
 from pnnh.models.vit import CutSkipVit, PlainVit, PnnhVit, SkiplessVit
 
 FAMILIES: dict[str, type[SkiplessVit]] = {"pnnh_vit": PnnhVit, "plain_vit": PlainVit, "cutskip_vit": CutSkipVit}
@@ -50,10 +51,18 @@ def family_of(name: str) -> type[SkiplessVit]:
     return next(net for family, net in FAMILIES.items() if name.startswith(family))
 
 
+def folded(net: SkiplessVit) -> SkiplessVit:
+    """`net` with its plain blocks folded, in place, as `pnnh.fuse` does; in eval mode."""
+    dtype = net.patch_embed.proj.weight.dtype
+    fold_blocks(net)
+    return net.to(dtype).eval()
+
+
 def _register(name: str) -> None:
-    def build(pretrained: bool = False, **kwargs) -> SkiplessVit:
+    def build(pretrained: bool = False, inference_mode: bool = False, **kwargs) -> SkiplessVit:
+        net = family_of(name)
         return build_model_with_cfg(
-            family_of(name),
+            (lambda **kwargs: folded(net(**kwargs))) if inference_mode else net,
             name,
             pretrained,
             pretrained_filter_fn=checkpoint_filter_fn,
@@ -63,7 +72,8 @@ def _register(name: str) -> None:
 
     spec = SPECS[name]
     build.__name__ = build.__qualname__ = name
-    build.__doc__ = f"{family_of(name).__name__}, width {spec['embed_dim']}, patches of {spec['patch_size']} pixels."
+    what = f"{family_of(name).__name__}, width {spec['embed_dim']}, patches of {spec['patch_size']} pixels"
+    build.__doc__ = f"{what}; inference_mode=True is its fused form."
     globals()[name] = build
     __all__.append(name)
     register_model(build)
