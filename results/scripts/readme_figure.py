@@ -40,7 +40,8 @@ def compared(name: str, record: dict[str, Any]) -> str:
     """A comparison: figure, setting, table, and what the numbers say."""
     figure = f"![{FIGURES[name]}](docs/img/{name}.svg)\n\n" if name in FIGURES else ""
     data, recipe = record["data"], record["settings"]["recipe"]
-    setting = f"{data['name']}: {data['num_train']:,} images of {data['image_size']} px to train, {data['num_test']:,} to test"
+    sizes = f"{data['num_train']:,} images of {data['image_size']} px to train, {data['num_test']:,} to test"
+    setting = f"{data['name']}: {sizes}"
     said = "\n".join(f"- {line}" for line in reading(record["summary"]))
     rows = [{key: value for key, value in row.items() if key != "img/s"} for row in record["summary"]]  # see the steps
     note = f"\n\n{record['note']}" if "note" in record else ""
