@@ -161,3 +161,27 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
     assert torch.equal(tensors["a.safetensors"]["x"], torch.ones(3))
     assert values == {"b.json": {"n": 1}}
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-1"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monkeypatch):
+    path = tmp_path / "value.json"
+    checkpoint.write_bytes(path, b"old")
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_and_the_folders_they_are_renamed_in_are_synced(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    place = tmp_path / "state"
+    checkpoint.write_folder(place, {"a.safetensors": {"x": torch.ones(3)}}, {"b.json": {}})
+    wanted = {path.stat().st_ino for path in (tmp_path, place, *place.iterdir())}
+    assert wanted <= set(synced)
+    assert place.joinpath("manifest.json").stat().st_ino == synced[2]  # the third and last file
