@@ -81,7 +81,6 @@ def paired(
                     work()
             times += [_pair(a, b, device, repeats, swapped=bool(number % 2)) for number in numbers]
             del a, b
-            gc.collect()
     both = np.asarray(times)  # [pair, side, clock]
     wall, cpu = (ratio_of(both[:, :, clock]) for clock in (0, 1))
     return Timing(wall, cpu, float(both[..., 1].sum() / both[..., 0].sum()))
