@@ -20,7 +20,7 @@ from pathlib import Path
 from pnnh.train import checkpoint, record
 
 RESULTS = Path(__file__).resolve().parents[1]
-TRAIN = "pnnh train pnnh_resnet_tiny --data digits --device cpu --batch-size 64 --epochs 4"
+TRAIN = "pnnh train pnnh_resnet_tiny --data digits --limit 192 --device cpu --batch-size 64 --epochs 3"
 TORCHRUN = "torchrun --nproc-per-node 2 -m"
 ACCELERATE = "accelerate launch --multi_gpu --num_processes 2 -m"  # --cpu would ask for MPI
 SPREAD = "--parallel fsdp2 --accumulate 2 --checkpointing True"

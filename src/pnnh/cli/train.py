@@ -81,7 +81,8 @@ def run(
                 if team.rank == 0:
                     print(f"epoch {epoch.epoch}/{plan.epochs}  {epoch}", flush=True)
         except train.Stopped as stopped:
-            print(f"pnnh train: {stopped}", file=sys.stderr)
+            if team.rank == 0:
+                print(f"pnnh train: {stopped}", file=sys.stderr)
             return train.STOPPED_EXIT_CODE
     if team.rank:
         return 0
