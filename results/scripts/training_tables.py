@@ -100,6 +100,21 @@ def tuned() -> str:
     return f"{said}\n\n{table(rows)}\n\n{link('rivals-tuned', 'python results/scripts/tune_rivals.py')}"
 
 
+def curvature() -> str:
+    record = load("curvature")
+    if record is None:
+        return ""
+    rows = [
+        {
+            "method": row["method"],
+            "largest curvature": f"{row['curvature']:.0f}",
+            "largest stable rate of SGD": f"{row['largest_rate']:.4f}",
+        }
+        for row in record["rows"]
+    ]
+    return f"{table(rows)}\n\n{link('curvature', 'python results/scripts/curvature.py')}"
+
+
 def comparisons() -> list[tuple[str, dict[str, Any]]]:
     """The records of `pnnh compare` on CIFAR-10 with convolutional nets, small images first."""
     found = []
@@ -166,6 +181,7 @@ BODIES = {
     "ideas": ideas,
     "ablation": lambda: ideas(ABLATION),
     "rivals-tuned": tuned,
+    "curvature": curvature,
     "depth": depths,
     "imagenet-shapes": shapes,
 }
