@@ -246,7 +246,9 @@ def main() -> None:
         draw_pictures(runs, prefix)
     record = json.loads(path.read_text())
     draw(record, prefix)
-    source = f"Record: `results/{path.name}`, every value: `results/{path.stem}.csv`, by `{record['command']}`."
+    seeds = ", ".join(map(str, record["seeds"]))
+    source = f"Seeds {seeds}. Record: `results/{path.name}`, every value: `results/{path.stem}.csv`, "
+    source += f"by `{record['command']}`."
     show_in("seeing-inputs-dissipate.md", prefix, f"{table(record)}\n{source}")
 
 
