@@ -180,8 +180,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
 def test_files_and_the_folders_they_are_renamed_in_are_synced(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(checkpoint.os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
-    place = tmp_path / "state"
+    place, handles = tmp_path / "state", len(os.listdir("/dev/fd"))
     checkpoint.write_folder(place, {"a.safetensors": {"x": torch.ones(3)}}, {"b.json": {}})
+    assert len(os.listdir("/dev/fd")) == handles
     wanted = {path.stat().st_ino for path in (tmp_path, place, *place.iterdir())}
     assert wanted <= set(synced)
     assert place.joinpath("manifest.json").stat().st_ino == synced[2]  # the third and last file
