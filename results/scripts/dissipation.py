@@ -27,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS, FIGURES = HERE.parent, HERE.parent.parent / "docs" / "figures"
 PARTS = HERE.parent.parent / "runs" / "dissipation"  # one file a net and seed: what is there is not measured again
 NAMES = {"plain_resnet56": "plain", "cifar_resnet56": "residual", "pnnh_resnet56": "PNNH"}
+TRAINED = ("Pictures", "Information", "Survival", "Gradient", "Correlations")
 CSV = ("depth", "survival", "r2", "r2_floor", "r2_high", "cka", "cka_floor", "cka_high", "ssim", "ssim_floor")
 CSV += ("ssim_high", "cosine", "effective_rank", "gradient")
 
@@ -205,7 +206,7 @@ def table(record: dict) -> str:
         cells += [_span(net[key]) for key in ("below_0.5", "below_0.05", "r2_depth", "ssim_depth", "cka_depth")]
         growth = statistics.geometric_mean(net["gradient_growth"])
         lines.append(f"| {NAMES.get(name, name)} ({len(rows)}) | " + " | ".join(cells) + f" | {growth:.3g} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _span(depths: list[int | None]) -> str:
@@ -249,7 +250,9 @@ def main() -> None:
     seeds = ", ".join(map(str, record["seeds"]))
     source = f"Seeds {seeds}. Record: `results/{path.name}`, every value: `results/{path.stem}.csv`, "
     source += f"by `{record['command']}`."
-    show_in("seeing-inputs-dissipate.md", prefix, f"{table(record)}\n{source}")
+    pictures = [f"![{name} in trained nets](figures/{prefix}-{name.lower()}.svg)" for name in TRAINED]
+    text = [*(pictures if options.weights else []), table(record), source]
+    show_in("seeing-inputs-dissipate.md", prefix, "\n\n".join(text))
 
 
 if __name__ == "__main__":
