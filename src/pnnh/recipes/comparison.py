@@ -26,7 +26,7 @@ class Method:
     """A family in timm's registry, and what it needs in place of the common recipe and its own defaults.
 
     lr: the learning rate tuned for it, None is the recipe's. options: its nets' keyword arguments.
-    Chosen on held-out training images (results/rivals-tuned.json) or, not yet tuned, by results/curvature.json.
+    Chosen on held-out training images (results/rivals-tuned.json) or, not yet tuned, by results/scripts/curvature.py.
     """
 
     family: str
