@@ -19,7 +19,7 @@ WIDTHS = (16, 32, 64)
 
 
 def learner_share(depth: int) -> float:
-    """The learner's width as a share of the stream's: all of it, or 15/16 where stages are too short to spread the rest.
+    """The learner's share of the stream's width: all of it, or 15/16 where stages are too short to spread the rest.
 
     Chosen: at most 0.56 of the residual twin's parameters at every depth from 20 on.
     """
