@@ -78,6 +78,23 @@ def ideas(names: tuple[str, ...] | None = None) -> str:
     return f"{table(rows)}\n\n{link('ideas', 'python results/scripts/ideas.py')}" if rows else ""
 
 
+def prototypes() -> str:
+    record = load("ideas-prototypes")
+    if record is None:
+        return ""
+    rows = [
+        {
+            "idea": name,
+            "held-out accuracy, % (seeds)": spread([row["held_out_accuracy"] for row in group]),
+            "parameters": f"{group[0]['num_params'] / 1e3:.0f}k",
+            "MACs of residual": f"{group[0]['macs_of_residual']:.2f}",
+        }
+        for name, group in by_idea(record["rows"]).items()
+    ]
+    source = "Record: [results/ideas-prototypes.json](../results/ideas-prototypes.json)."
+    return f"{table(rows)}\n\n{record['note']}\n\n{source}"
+
+
 def tuned() -> str:
     record = load("rivals-tuned")
     if record is None:
@@ -178,6 +195,7 @@ def shapes() -> str:
 
 
 BODIES = {
+    "ideas-prototypes": prototypes,
     "ideas": ideas,
     "ablation": lambda: ideas(ABLATION),
     "rivals-tuned": tuned,
