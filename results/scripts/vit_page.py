@@ -76,7 +76,8 @@ def compared(record: dict[str, Any]) -> str:
     )
     said = "\n".join(f"- {line}" for line in reading(record["summary"]))
     curves = "![Test accuracy after each epoch](figures/vit-curves.svg)"
-    return f"{setting}\n\n{table(record['summary'])}\n\n{said}\n\n{curves}"
+    rows = [{key: value for key, value in row.items() if key != "img/s"} for row in record["summary"]]  # not paired
+    return f"{setting}\n\n{table(rows)}\n\n{said}\n\n{curves}"
 
 
 def ablated(record: dict[str, Any]) -> str:

@@ -129,13 +129,16 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _survival(rows: Sequence[Mapping[str, Any]]) -> str:
-    depth = max(row["depth"] for row in rows)
+    """At the depth that most methods have, the greatest of them."""
+    methods = {depth: {row["method"] for row in rows if row["depth"] == depth} for depth in {r["depth"] for r in rows}}
+    depth = max(methods, key=lambda depth: (len(methods[depth]), depth))
+    rows = [row for row in rows if row["depth"] == depth]
     with draw(2, width=9.5, height=3.2, sharey=True) as figure:
         for axes, when, title in zip(
             figure.axes, ("survival_at_init", "survival_trained"), ("At initialisation", "After training"), strict=True
         ):
             for method in dict.fromkeys(row["method"] for row in rows):
-                row = next(row for row in rows if row["method"] == method and row["depth"] == depth)
+                row = next(row for row in rows if row["method"] == method)
                 alive = row[when]
                 place = [index / max(1, len(alive) - 1) for index in range(len(alive))]
                 axes.plot(place, alive, ".", color=_COLOUR.get(method), label=_LABEL.get(method, method), markersize=5)
