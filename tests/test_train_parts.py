@@ -75,6 +75,13 @@ def test_each_parameter_is_in_exactly_one_group():
     }  # fmt: skip
 
 
+def test_norms_decay_where_asked_and_the_coder_never():
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), Shared())
+    groups = {group["name"]: group for group in param_groups(model, 0.05, decay_norms=True)}
+    assert [id(p) for p in groups["scaled"]["params"]] == [id(model[2].weight)]
+    assert len(groups["decay"]["params"]) == len(list(model.parameters())) - 1
+
+
 def test_two_owners_with_different_rules_are_an_error():
     model = nn.ModuleDict({"coder": Shared(), "layer": nn.Linear(3, 3)})
     model["layer"].weight = model["coder"].weight

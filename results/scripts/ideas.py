@@ -72,6 +72,8 @@ IDEAS = {
     "coder rate 1": Idea("the coder at the learners' rate", kwargs=options(coder=LearnedCoder(lr_scale=1.0))),
     "coder rate 0.3": Idea("a faster coder", kwargs=options(coder=LearnedCoder(lr_scale=0.3))),
     "wider, 0.98 x parameters": Idea("spend what was saved on width", kwargs={"widths": (22, 44, 88)}),
+    "norms decay": Idea("as in He et al. 2015", recipe={"decay_norms": True}),
+    "residual, norms decay": Idea("and what that does to the twin", "cifar_resnet56", recipe={"decay_norms": True}),
     "EMA 0.99": Idea("average the weights", recipe={"ema_decay": 0.99}),
     "label smoothing 0.1": Idea("softer targets", recipe={"label_smoothing": 0.1}),
     "AdamW 2e-3": Idea("another optimiser", recipe={"optimizer": AdamW(lr=2e-3), "weight_decay": 0.05}),

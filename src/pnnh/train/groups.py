@@ -9,12 +9,12 @@ from torch import nn
 from pnnh._errors import UsageError
 
 
-def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def param_groups(model: nn.Module, weight_decay: float, *, decay_norms: bool = False) -> list[dict[str, Any]]:
     """Groups for an optimiser, as dicts with `params`, `weight_decay`, `lr_scale` and `name`.
 
     A module with an attribute `lr_scale` (the coder, whose kernel receives the sum of a stage's gradients) owns a
     group with that scale and no decay: its own parameters, not its children's. One-dimensional parameters (norms,
-    biases) do not decay; all others do. timm's schedulers multiply the learning rate by `lr_scale`.
+    biases) do not decay unless `decay_norms`; all others do. timm's schedulers multiply the learning rate by `lr_scale`.
 
     Raises UsageError if two owners disagree about a shared parameter or the model has nothing to train.
     """
@@ -25,7 +25,7 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
         for name, parameter in module.named_parameters(prefix=path, recurse=False):
             if not parameter.requires_grad:
                 continue
-            key = _rule(parameter, scale, weight_decay)
+            key = _rule(parameter, scale, weight_decay, decay_norms)
             if id(parameter) not in rule:
                 rule[id(parameter)] = (key, name)
                 found.setdefault(key, []).append(parameter)
@@ -41,10 +41,10 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     ]
 
 
-def _rule(parameter: nn.Parameter, scale: float | None, weight_decay: float) -> tuple[str, float, float]:
+def _rule(parameter: nn.Parameter, scale: float | None, weight_decay: float, decay_norms: bool) -> tuple[str, float, float]:
     """(name, lr_scale, weight_decay) of the group a parameter belongs to."""
     if scale is not None:
         return ("scaled", float(scale), 0.0)
-    if parameter.ndim <= 1:
+    if parameter.ndim <= 1 and not decay_norms:
         return ("no_decay", 1.0, 0.0)
     return ("decay", 1.0, float(weight_decay))

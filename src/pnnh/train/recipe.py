@@ -112,6 +112,7 @@ def _cosine(optimizer: torch.optim.Optimizer, steps: int, warmup: int, start: fl
 class Recipe:
     """How to train. Defaults: SGD 0.1, one cycle, batch 128, decay 5e-4, four-pixel crops and mirror images.
 
+    decay_norms: whether norms and biases decay like the kernels, as in He et al. 2015; coders never do.
     ema_decay: 0 is off; otherwise the averaged parameters and buffers are what is evaluated and saved.
     grad_clip: largest total gradient norm; 0 is off.
     amp: "fp32", or "bf16" for bfloat16 autocast.
@@ -123,6 +124,7 @@ class Recipe:
     optimizer: SGD | AdamW | Muon | Lamb = field(default_factory=SGD)
     schedule: OneCycle | Cosine = field(default_factory=OneCycle)
     weight_decay: float = 5e-4
+    decay_norms: bool = False
     label_smoothing: float = 0.0
     ema_decay: float = 0.0
     grad_clip: float = 0.0
@@ -198,4 +200,5 @@ _CHOICES = {
     "loss": {"CrossEntropy": CrossEntropy, "BinaryCrossEntropy": BinaryCrossEntropy},
     "mixing": {"Mixing": Mixing},
 }
-_LATER = {"loss": CrossEntropy(), "mixing": None}  # records written before these existed mean their defaults
+# records written before these existed mean their defaults
+_LATER = {"loss": CrossEntropy(), "mixing": None, "decay_norms": False}

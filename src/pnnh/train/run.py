@@ -53,7 +53,8 @@ class Run:
         self.ema = _average(model, recipe.ema_decay) if recipe.ema_decay else None
         self.wrapped = self._wrap()
         self.normalise = Normalise(data, device)
-        self.optimizer = recipe.optimizer.build(param_groups(model, recipe.weight_decay))
+        groups = param_groups(model, recipe.weight_decay, decay_norms=recipe.decay_norms)
+        self.optimizer = recipe.optimizer.build(groups)
         self.schedule = recipe.schedule.build(self.optimizer, steps=self.steps, steps_per_epoch=self.steps_per_epoch)
         self.watch = Watch(device)
         self.charging = [module for module in model.modules() if hasattr(module, "penalty")]
