@@ -14,7 +14,7 @@ def param_groups(model: nn.Module, weight_decay: float, *, decay_norms: bool = F
 
     A module with an attribute `lr_scale` (the coder, whose kernel receives the sum of a stage's gradients) owns a
     group with that scale and no decay: its own parameters, not its children's. One-dimensional parameters (norms,
-    biases) do not decay unless `decay_norms`; all others do. timm's schedulers multiply the learning rate by `lr_scale`.
+    biases) do not decay unless `decay_norms`; all others do. timm's schedulers multiply the rate by `lr_scale`.
 
     Raises UsageError if two owners disagree about a shared parameter or the model has nothing to train.
     """
@@ -41,10 +41,10 @@ def param_groups(model: nn.Module, weight_decay: float, *, decay_norms: bool = F
     ]
 
 
-def _rule(parameter: nn.Parameter, scale: float | None, weight_decay: float, decay_norms: bool) -> tuple[str, float, float]:
-    """(name, lr_scale, weight_decay) of the group a parameter belongs to."""
+def _rule(p: nn.Parameter, scale: float | None, weight_decay: float, decay_norms: bool) -> tuple[str, float, float]:
+    """(name, lr_scale, weight_decay) of the group that the parameter `p` belongs to."""
     if scale is not None:
         return ("scaled", float(scale), 0.0)
-    if parameter.ndim <= 1 and not decay_norms:
+    if p.ndim <= 1 and not decay_norms:
         return ("no_decay", 1.0, 0.0)
     return ("decay", 1.0, float(weight_decay))
