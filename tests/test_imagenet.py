@@ -1,4 +1,4 @@
-"""The ImageNet-shaped nets: sizes beside timm's ResNets (on the meta device), timm's contract on their small twins."""
+"""The ImageNet-shaped nets: sizes beside timm's ResNets (on the meta device), dropout and pooling on their small twins."""
 
 import pytest
 import timm
@@ -8,7 +8,6 @@ from pnnh import certify
 from pnnh._cost import cost, count_params
 from pnnh.convert import fuse
 from pnnh.models import CifarNet
-from pnnh.models.imagenet_registry import NETS
 from pnnh.recipes import build
 
 TEST = ("pnnh_resnet_test", "plain_resnet_test")
@@ -49,27 +48,14 @@ def test_features_are_those_of_the_residual_twin(depth):
 
 
 @pytest.mark.parametrize("name", TEST)
-def test_model_api(name):
+def test_the_first_feature_is_the_stem_and_dropout_is_before_the_classifier(name):
     model = timm.create_model(name, num_classes=7, drop_rate=0.5).eval()
     x = torch.randn(2, 3, 64, 96)
-    features = model.forward_features(x)
-    assert features.shape == (2, model.num_features, 2, 3)
-    torch.testing.assert_close(model.forward_head(features), model(x))
-    final, between = model.forward_intermediates(x)
-    torch.testing.assert_close(final, features)
-    assert [tuple(t.shape[1:]) for t in between] == [
-        (i["num_chs"], 64 // i["reduction"], 96 // i["reduction"]) for i in model.feature_info
-    ]
+    _, between = model.forward_intermediates(x)
     torch.testing.assert_close(between[0], model.stem(x))
-    for index in range(5):
-        only = model.forward_intermediates(x, indices=[index], stop_early=True, intermediates_only=True)
-        torch.testing.assert_close(only[0], between[index])
+    assert model(x).shape == (2, 7)
     assert not torch.equal(model.train()(x), model(x)), "no dropout"
-    small = timm.create_model(name, features_only=True, out_indices=(0, 2))
-    assert [tuple(t.shape) for t in small(x)] == [(2, 8, 32, 48), (2, 16, 8, 12)]
-    assert len(small.model.stages) == 2
-    model.reset_classifier(0, "")
-    assert model.eval()(x).shape == features.shape
+    assert len(timm.create_model(name, features_only=True, out_indices=(0, 2)).model.stages) == 2
     with pytest.raises(ValueError, match="at least 32"):
         model(x[:, :, :31])
 
@@ -79,19 +65,6 @@ def test_global_pool_is_timms():
     x = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(model.forward_head(model.forward_features(x), pre_logits=True),
                                model.forward_features(x).amax((2, 3)))  # fmt: skip
-
-
-def test_checkpointing_changes_nothing():
-    model = timm.create_model("pnnh_resnet_test")
-    x = torch.randn(2, 3, 64, 64)
-    grads = []
-    for checkpointing in (False, True):
-        model.zero_grad()
-        model.set_grad_checkpointing(checkpointing)
-        model(x).square().sum().backward()
-        grads.append([p.grad.clone() for p in model.parameters()])
-    for a, b in zip(*grads, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", TEST)
@@ -107,18 +80,6 @@ def test_plain_by_certificate_and_fused_by_name(name):
     again = timm.create_model(name, inference_mode=True)
     again.load_state_dict(fused.state_dict())
     torch.testing.assert_close(again(x), model(x), rtol=1e-3, atol=1e-4)
-
-
-def test_every_parameter_is_in_one_group_of_timms_and_of_ours():
-    from timm.models import group_parameters
-
-    from pnnh.train import param_groups
-
-    for name in NETS:
-        model = on_meta(name)
-        grouped = group_parameters(model, model.group_matcher(coarse=False))
-        assert sorted(n for names in grouped.values() for n in names) == sorted(n for n, _ in model.named_parameters())
-        assert sum(len(group["params"]) for group in param_groups(model, 1e-4)) == len(list(model.parameters()))
 
 
 def test_the_comparison_builds_a_cifar_net_even_where_a_depth_names_an_imagenet_one():

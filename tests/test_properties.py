@@ -1,29 +1,44 @@
 """Properties that hold for every layer, fusion and checkpoint, tried on examples that hypothesis draws."""
 
 import copy
+import math
 import shutil
+from itertools import cycle
+from typing import NamedTuple
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from pnnh import layers
-from pnnh._errors import UsageError
+from pnnh._errors import RunError, UsageError
 from pnnh.certify import certify
 from pnnh.convert import fuse
-from pnnh.layers.fold import fold, fold_norm
+from pnnh.layers.block import block_coders
+from pnnh.layers.fold import dirac, embed, fold, fold_norm
 from pnnh.train import checkpoint
 from pnnh.train.checkpoint import Damaged
 
 SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
+ODD = st.sampled_from([1, 3, 5])
 CODERS = [layers.LearnedCoder(), layers.FrozenDirac(), layers.FrozenOrthogonal(), layers.PerLayerCoder()]
+
+
+class Drawn(NamedTuple):
+    """A stage of any form and geometry with norms that have seen something, float64, and images that fit it."""
+
+    net: nn.Module
+    images: torch.Tensor
+    stream: int
+    stride: int
+    options: layers.PlainOptions
 
 
 @st.composite
 def stages(draw):
-    """A stage of any form and geometry with norms that have seen something, float64, and images that fit it."""
     groups = draw(st.sampled_from([1, 1, 2]))
     options = layers.PlainOptions(
         coder=draw(st.sampled_from(CODERS)),
@@ -52,13 +67,79 @@ def stages(draw):
             nn.init.normal_(module.shift if isinstance(module, layers.Learn) else module.bias)
     height, width = (draw(st.integers(9, 12)) for _ in range(2))  # reflection needs more than its padding
     chans = net.transition.learner[0].in_channels
-    return net.double().eval(), torch.randn(2, chans, height, width, dtype=torch.float64), stream, stride
+    images = torch.randn(2, chans, height, width, dtype=torch.float64)
+    return Drawn(net.double().eval(), images, stream, stride, options)
+
+
+def convolved(x, kernel, *, stride=1, dilation=1, groups=1, padding_mode="zeros"):
+    """The convolution as it is defined: each output is the sum over one patch of its group's channels."""
+    size, around = kernel.shape[-1], dilation * (kernel.shape[-1] // 2)
+    x = F.pad(x, (around,) * 4, "constant" if padding_mode == "zeros" else padding_mode)
+    sides = [(length - 2 * around - 1) // stride + 1 for length in x.shape[2:]]
+    patches = F.unfold(x, size, dilation=dilation, stride=stride).unflatten(1, (groups, -1))
+    rows = kernel.flatten(1).unflatten(0, (groups, -1))
+    return torch.einsum("bgin,goi->bgon", patches, rows).flatten(1, 2).unflatten(2, sides)
+
+
+def per_channel(value):
+    return value[:, None, None]
+
+
+def normed(norm, y):
+    mean, var = norm.running_mean, norm.running_var
+    if norm.training:
+        mean, var = y.mean((0, 2, 3)), y.var((0, 2, 3), correction=0)
+    scale = norm.weight / (var + norm.eps).sqrt()
+    return (y - per_channel(mean)) * per_channel(scale) + per_channel(norm.bias)
+
+
+def by_definition(drawn):
+    """What the stage returns, from its equations and its weights."""
+    net, options, act = drawn.net, drawn.options, drawn.options.act()
+    geometry = {name: getattr(options, name) for name in ("dilation", "groups", "padding_mode")}
+    kernels = cycle([coder.weight for coder in net.coders])
+
+    def learned(conv, norm, y, **more):
+        return act(normed(norm, convolved(y, conv.weight, **geometry | more)))
+
+    def written(write, f, c):
+        return act(c + convolved(f, next(kernels), **geometry) + per_channel(write.conv.bias))
+
+    f, c = (
+        learned(half[0], half[1], drawn.images, groups=1, stride=drawn.stride)
+        for half in (net.transition.learner, net.transition.stream)
+    )
+    if isinstance(net, layers.AlternatingStage):
+        c = written(net.writes[0], f, c)
+        for learn, write in zip(net.learns, net.writes[1:], strict=True):
+            c = written(write, learned(learn.conv, learn.norm, c), act(c + per_channel(learn.shift)))
+        return c
+    for layer in net.layers:
+        f, c = learned(layer.conv, layer.norm, c), written(layer.write, f, c)
+    return written(net.write, f, c)
+
+
+def close(ours, expected):
+    assert (ours - expected).abs().max() <= 1e-9 * expected.abs().max().clamp(min=1)
+
+
+@settings(max_examples=30, **SLOW)
+@given(drawn=stages(), training=st.booleans())
+def test_a_stage_is_its_equations_and_so_are_its_gradients(drawn, training):
+    drawn.net.train(training)
+    inputs = [drawn.images.requires_grad_(), *drawn.net.parameters()]
+    out, expected = drawn.net(drawn.images), by_definition(drawn)
+    close(out, expected)
+    towards = torch.randn_like(out)
+    ours, theirs = (torch.autograd.grad((value * towards).sum(), inputs) for value in (out, expected))
+    for one, other in zip(ours, theirs, strict=True):
+        close(one, other)
 
 
 @settings(max_examples=40, **SLOW)
 @given(drawn=stages())
 def test_a_stage_has_its_shape_and_folds_to_an_equal_chain(drawn):
-    net, x, stream, stride = drawn
+    net, x, stream, stride, _ = drawn
     before = copy.deepcopy(net.state_dict())
     with torch.no_grad():
         out = net(x)
@@ -75,7 +156,7 @@ def test_a_stage_has_its_shape_and_folds_to_an_equal_chain(drawn):
 @settings(max_examples=4, **SLOW)
 @given(drawn=stages())
 def test_every_stage_is_plain(drawn):
-    net, x, _, _ = drawn
+    net, x, *_ = drawn
     kinds = (layers.Write, layers.Learn) if isinstance(net, layers.AlternatingStage) else (layers.Write,)
     certificate = certify(net.float(), x.float())
     assert certificate.plain
@@ -87,7 +168,7 @@ def test_every_stage_is_plain(drawn):
     drawn=stages(), form=st.sampled_from(["dense", "structured"]), dtype=st.sampled_from([torch.float32, torch.float64])
 )
 def test_fuse_proves_itself_inside_any_net(drawn, form, dtype):
-    stage, x, stream, _ = drawn
+    stage, x, stream, *_ = drawn
     last = nn.BatchNorm2d(3)
     nn.init.normal_(last.running_mean), nn.init.uniform_(last.running_var, 0.3, 2)
     last.num_batches_tracked.fill_(1)
@@ -122,6 +203,97 @@ def test_a_folded_norm_is_the_norm(out, affine, biased, eps, seed):
     torch.testing.assert_close(nn.functional.conv2d(x, kernel, bias), norm(conv(x)).detach(), rtol=1e-11, atol=1e-11)
 
 
+@settings(max_examples=25, **SLOW)
+@given(size=st.tuples(ODD, ODD), more=st.tuples(st.integers(0, 2), st.integers(0, 2)), chans=st.integers(1, 3))
+def test_a_dirac_hands_on_and_an_embedded_kernel_is_the_same(size, more, chans):
+    torch.manual_seed(0)
+    x, kernel = torch.randn(2, chans, 7, 6), torch.randn(chans, chans, *size)
+    assert torch.equal(F.conv2d(x, dirac(chans, kernel), padding="same"), x)
+    larger = embed(kernel, (size[0] + 2 * more[0], size[1] + 2 * more[1]))
+    expected = F.conv2d(x, kernel, padding="same")
+    torch.testing.assert_close(F.conv2d(x, larger, padding="same"), expected, rtol=1e-4, atol=1e-5)
+
+
+class Blocks(nn.Module):
+    """Transformer blocks [B, T, D] -> [B, T, D] of any shape, float64, with weights that are not those of the start."""
+
+    def __init__(self, dim, num_heads, depth, num_tokens, choice, **kwargs):
+        super().__init__()
+        options = layers.BlockOptions()
+        self.blocks = nn.ModuleList(
+            layers.PlainBlock(dim, num_heads, depth=depth, num_tokens=num_tokens, options=options, **kwargs)
+            for _ in range(depth)
+        )
+        self.coders = block_coders(choice, dim, depth)
+        for value in (*self.parameters(), *self.buffers()):
+            nn.init.normal_(value, std=0.5)
+        self.double().eval()
+
+    def coded(self):
+        return zip(self.blocks, cycle(self.coders), strict=False)
+
+    def forward(self, x):
+        for block, coder in self.coded():
+            x = block(x, coder)
+        return x
+
+
+@st.composite
+def transformers(draw):
+    """Blocks, tokens for them and the activation of their MLPs."""
+    torch.manual_seed(draw(st.integers(0, 99)))
+    num_heads, depth, num_tokens = (draw(st.integers(1, 3)) for _ in range(3))
+    dim, act = num_heads * draw(st.integers(1, 3)), draw(st.sampled_from([nn.GELU, nn.ReLU, nn.SiLU]))
+    ratio, choice = draw(st.sampled_from([3, 4])), draw(st.sampled_from(CODERS))
+    net = Blocks(dim, num_heads, depth, num_tokens, choice, mlp_ratio=ratio, act=act)
+    return net, torch.randn(2, num_tokens, dim, dtype=torch.float64), act()
+
+
+def blocks_by_definition(net, x, act):
+    """What the blocks return: one token, one head at a time."""
+
+    def layer_norm(norm, x):
+        centred = x - x.mean(-1, keepdim=True)
+        return centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt() * norm.weight + norm.bias
+
+    def attended(attn, x, coder):
+        width = x.shape[-1] // attn.num_heads
+        joined = x @ torch.cat([attn.qkv.weight, coder.value]).T + attn.qkv.bias
+        queries, keys, values = (part.split(width, -1) for part in joined.chunk(3, -1))
+        mixed = []
+        for q, k, v, diagonal in zip(queries, keys, values, attn.diagonal, strict=True):
+            shares = (q @ k.mT / math.sqrt(width) + diagonal * torch.eye(x.shape[1], dtype=x.dtype)).exp()
+            mixed.append(shares / shares.sum(-1, keepdim=True) @ v)
+        return torch.cat(mixed, -1) @ coder.output.T + attn.proj.bias
+
+    def thought(mlp, z, coder):
+        own, code = mlp.fc1.bias.split([len(mlp.fc1.weight), len(coder.encode)])
+        learned = act(z @ mlp.fc1.weight.T + own) @ mlp.fc2.weight.T
+        return learned + act(z @ coder.encode.T + code) @ coder.decode.T + mlp.fc2.bias
+
+    for index, block in enumerate(net.blocks):
+        coder = net.coders[index % len(net.coders)]
+        x = attended(block.attn, layer_norm(block.norm1, x), coder)
+        x = thought(block.mlp, layer_norm(block.norm2, x), coder)
+    return x
+
+
+@settings(max_examples=12, **SLOW)
+@given(drawn=transformers(), dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_blocks_are_their_equations_and_fold_to_equal_ones_without_a_coder(drawn, dtype):
+    net, x, act = drawn
+    with torch.no_grad():
+        expected = blocks_by_definition(net, x, act)
+        close(net(x), expected)
+        fused = fuse(net.to(dtype), x.to(dtype))
+        assert fused.fusion.relative_error <= 1e-9
+        assert fused.fusion.folded == ("",)
+        assert not list(fused.coders.parameters())
+        assert {p.dtype for p in fused.parameters()} == {dtype}
+        if dtype == torch.float64:
+            close(fused(x), expected)
+
+
 def test_the_cost_of_a_fusion_is_that_of_one_image():
     torch.manual_seed(0)
     conv, norm = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)
@@ -141,32 +313,70 @@ def test_what_cannot_be_folded_is_named_by_its_place():
 
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool]
+SEEDS, SHAPES = st.integers(0, 999), st.lists(st.integers(0, 3), max_size=4)
+
+
+def values(draw, shape):
+    """A tensor of any dtype with any bits that are finite numbers."""
+    dtype = draw(st.sampled_from(DTYPES))
+    bits = torch.randint(0, 256, (*shape, dtype.itemsize), generator=torch.Generator().manual_seed(draw(SEEDS)))
+    if dtype == torch.bool:
+        return bits[..., 0] > 127
+    value = bits.to(torch.uint8).view(dtype).squeeze(-1)
+    return value.nan_to_num(0.5, 2.0, -2.0) if value.is_floating_point() else value
 
 
 @st.composite
 def trees(draw):
-    """Some tensors by name: any dtype, rank and size, some of them views that share memory, some not contiguous."""
-    generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
-    names = draw(st.lists(st.text("ab.é_0", min_size=1, max_size=6), min_size=1, max_size=4, unique=True))
+    """Some tensors by name: any dtype, rank and size; views that share memory, parts of larger ones, transposed ones."""
     tree = {}
-    for name in names:
-        shape = draw(st.lists(st.integers(0, 3), max_size=4))
-        value = torch.randint(0, 2, shape, generator=generator).to(draw(st.sampled_from(DTYPES)))
-        if draw(st.booleans()) and value.ndim > 1:
-            value = value.transpose(0, 1)
+    for name in draw(st.lists(st.text("ab.é_0", min_size=1, max_size=6), min_size=1, max_size=4, unique=True)):
+        value = values(draw, draw(SHAPES))
+        if value.ndim > 1:
+            value = draw(st.sampled_from([value, value.transpose(0, 1), value[1:], value[..., 1:]]))
         tree[name] = value
         if draw(st.booleans()):
             tree[f"{name}.again"] = value
     return tree
 
 
-JSON = st.dictionaries(
-    st.text(max_size=5), st.one_of(st.integers(), st.text(max_size=5), st.floats(allow_nan=False)), max_size=3
+@st.composite
+def modules(draw, levels=2):
+    """Modules in modules: layers, parameters and buffers of any dtype, some of them in two places."""
+    net = nn.ModuleList()
+    for index in range(draw(st.integers(1, 3))):
+        match draw(st.sampled_from(["linear", "conv", "tensors", *(["modules", "again"] if levels and index else [])])):
+            case "linear":
+                made = nn.Linear(2, draw(st.integers(1, 3)), dtype=draw(st.sampled_from(DTYPES[:4])))
+            case "conv":
+                made = nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.BatchNorm2d(4))
+                made.to(memory_format=torch.channels_last)
+            case "tensors":
+                made, value = nn.Module(), values(draw, draw(SHAPES))
+                made.register_buffer("buffer", value)
+                made.parameter = nn.Parameter(value.clone(), requires_grad=value.is_floating_point())
+            case "modules":
+                made = draw(modules(levels - 1))
+            case "again":
+                made = net[0]
+        net.append(made)
+    return net
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
 )
+RECORDS = st.dictionaries(st.text(max_size=5), JSON, max_size=3)
+
+
+def bits(value):
+    return value.dtype, value.shape, value.contiguous().reshape(-1).view(torch.uint8).tolist()
 
 
 @settings(max_examples=25, **SLOW)
-@given(tree=trees(), value=JSON)
+@given(tree=trees(), value=RECORDS)
 def test_any_tensors_and_values_come_back_as_they_were(tmp_path, tree, value):
     place = tmp_path / "state"
     checkpoint.write_folder(place, {"t.safetensors": tree}, {"v.json": value})
@@ -174,10 +384,34 @@ def test_any_tensors_and_values_come_back_as_they_were(tmp_path, tree, value):
     assert values == {"v.json": value}
     assert tensors["t.safetensors"].keys() == tree.keys()
     for name, expected in tree.items():
-        found = tensors["t.safetensors"][name]
-        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-        assert torch.equal(found, expected)
+        assert bits(tensors["t.safetensors"][name]) == bits(expected)
     assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    shutil.rmtree(place)
+
+
+@settings(max_examples=25, **SLOW)
+@given(net=modules(), value=RECORDS, as_module=st.booleans(), data=st.data())
+def test_any_module_comes_back_and_no_other_takes_its_place(tmp_path, net, value, as_module, data):
+    place = checkpoint.save(tmp_path / "run", net if as_module else net.state_dict(), value)
+    found, other = checkpoint.load(place), copy.deepcopy(net)
+    for entry in other.state_dict().values():
+        entry.fill_(1)
+    assert found.record == value
+    assert found.load_into(other) is other
+    expected = {name: bits(entry) for name, entry in net.state_dict().items()}
+    assert {name: bits(entry) for name, entry in other.state_dict().items()} == expected
+
+    odd = data.draw(st.sampled_from(sorted(expected)))
+    without = {name: entry for name, entry in found.tensors.items() if name != odd}
+    unlike = {
+        rf"^{odd!r} is missing in the checkpoint": without,
+        rf"^{odd!r} is \(7, 7\) in the checkpoint, .* in the model": found.tensors | {odd: torch.zeros(7, 7)},
+        r"^'~' is missing in the model": found.tensors | {"~": torch.zeros(1)},
+    }
+    for message, tensors in unlike.items():
+        with pytest.raises(RunError, match=message):
+            checkpoint.Checkpoint(tensors, {}).load_into(other)
+    assert {name: bits(entry) for name, entry in other.state_dict().items()} == expected
     shutil.rmtree(place)
 
 
