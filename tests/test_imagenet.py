@@ -1,4 +1,4 @@
-"""The ImageNet-shaped nets: sizes beside timm's ResNets (on the meta device), dropout and pooling on their small twins."""
+"""The ImageNet-shaped nets: sizes beside timm's ResNets (on the meta device); what is their own, on small twins."""
 
 import pytest
 import timm
