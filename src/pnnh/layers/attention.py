@@ -71,7 +71,7 @@ class PlainAttention(nn.Module):
     diagonal: where the bias of every head starts; see `diagonal_bias`.
     """
 
-    def __init__(self, dim: int, num_heads: int, *, diagonal: float, dropout: float = 0.0):
+    def __init__(self, dim: int, num_heads: int, *, diagonal: float):
         super().__init__()
         if num_heads < 1 or dim % num_heads:
             raise ValueError(f"num_heads {num_heads} must divide the width {dim}")
