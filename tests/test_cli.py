@@ -105,6 +105,7 @@ def test_an_unknown_option_is_usage(capsys):
         (["--epochs", "-1"], "epochs -1 must be at least 1"),
         (["--batch-size", "1"], "batch_size 1 must be at least 2"),
         (["--lr", "0"], "lr 0"),
+        (["--jobs", "0"], "jobs 0 must be at least 1"),
         (["--limit", "5"], "limit 5 must be between"),
         (["--image-size", "4"], "image size 4 must be at least 8"),
         (["--device", "abacus"], "device 'abacus' is not available"),

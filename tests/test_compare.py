@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from pnnh.cli._compare import numbers, words
 from pnnh.recipes import comparison
 from pnnh.report.comparison import comparison_page, reading
 from pnnh.report.page import html
-from pnnh.train import Recipe
+from pnnh.train import Recipe, record
 
 
 @pytest.fixture
@@ -73,6 +74,59 @@ def test_two_processes_give_the_rows_of_one(plan, tmp_path):
     by_method = {row["method"]: {k: v for k, v in row.items() if k not in volatile} for row in two}
     for row in one:
         assert by_method[row["method"]] == {k: v for k, v in row.items() if k not in volatile}
+
+
+@pytest.fixture
+def wild(plan):
+    """PNNH at a rate that no net survives, and TAT at its own."""
+    return replace(plan, recipe=plan.recipe.with_lr(1e18), methods=("pnnh", "tat"))
+
+
+def test_a_diverged_net_is_a_row_and_the_others_go_on(wild, tmp_path, monkeypatch):
+    rows = {row["method"]: row for row in recipes.run(wild, device="cpu", out=tmp_path)}
+    assert re.match(r"the loss is not finite at step \d of 2, first in layer '", rows["pnnh"]["diverged"])
+    assert rows["pnnh"]["test_accuracy"] is rows["pnnh"]["train_accuracy"] is rows["pnnh"]["model"] is None
+    assert rows["tat"]["diverged"] is None
+    assert 0 <= rows["tat"]["test_accuracy"] <= 1
+    assert (tmp_path / rows["tat"]["model"] / "model.safetensors").is_file()
+    monkeypatch.setattr(comparison, "train", lambda *_, **__: pytest.fail("a finished row was trained again"))
+    assert {row["method"]: row for row in recipes.run(wild, device="cpu", out=tmp_path)} == rows
+
+
+def test_diverged_nets_are_counted_not_averaged():
+    cell = {"method": "pnnh", "depth": 8, "num_params": 10, "macs": 20, "images_per_second": 5.0, "diverged": None}
+    lost = cell | {"test_accuracy": None, "images_per_second": None, "diverged": "at step 3"}
+    old = {"method": "plain", "depth": 8, "num_params": 10, "macs": 20, "images_per_second": 5.0, "test_accuracy": 0.5}
+    some = recipes.summary([cell | {"test_accuracy": 0.9}, lost, old])
+    assert [(row["test_%"], row["n"], row["diverged"], row["img/s"]) for row in some] == [(90, 1, 1, 5), (50, 1, 0, 5)]
+    (none,) = recipes.summary([lost, lost])
+    assert (none["test_%"], none["std"], none["n"], none["diverged"], none["img/s"]) == (None, None, 0, 2, None)
+    assert "diverged" not in recipes.summary([old])[0]
+
+
+def test_the_command_reports_a_diverged_net_and_fails_only_if_all_are(tmp_path, capsys):
+    sizes = ["--depths", "8", "--epochs", "1", "--image-size", "8", "--limit", "64", "--device", "cpu"]
+    sizes += ["--jobs", "1", "--batch-size", "32"]
+    assert main(["compare", "--methods", "pnnh", *sizes, "--lr", "1e18", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "pnnh-8-0  diverged: the loss is not finite" in said.out
+    assert said.err == "pnnh compare: none of the 1 nets trained, all diverged; lower --lr\n"
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["summary"][0]["test_%"] is None
+    page = (tmp_path / "report.html").read_text()
+    assert "Depth 8, seed 0: the PNNH net diverged: the loss is not finite" in page
+    assert ">diverged<" in page
+
+
+def test_the_page_has_what_trained_beside_what_diverged(wild, tmp_path):
+    rows = list(recipes.run(wild, device="cpu", out=tmp_path))
+    data = wild.load().to_dict()
+    results = {"rows": rows, "summary": recipes.summary(rows), "settings": wild.settings(), "data": data}
+    results |= record.environment(torch.device("cpu"))
+    page = comparison_page(results)
+    assert [row["test_%"] == "diverged" for row in page.sections[1].rows] == [True, False]
+    assert html(page).count("<svg") == 3
+    assert reading(results["summary"]) == []
 
 
 def test_survival_of_a_chain_of_relus_is_counted_in_call_order(plan):

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.live import Live
 
 from pnnh import recipes, report
-from pnnh._errors import UsageError
-from pnnh.report.comparison import comparison_page
+from pnnh._errors import RunError, UsageError
+from pnnh.report.comparison import as_read, comparison_page
 from pnnh.train import record
 
 
@@ -26,8 +26,13 @@ def numbers(name: str, text: str) -> tuple[int, ...]:
         raise UsageError(f"{name} {text!r} must be whole numbers separated by commas, like 20,56") from None
 
 
-def usual_jobs(place) -> int:
-    return 1 if place.type != "cpu" else min(4, os.cpu_count() or 1)
+def how_many(jobs: int | None, place) -> int:
+    """Nets at a time: what was asked for, or what is usual on `place`."""
+    if jobs is None:
+        return 1 if place.type != "cpu" else min(4, os.cpu_count() or 1)
+    if jobs < 1:
+        raise UsageError(f"jobs {jobs} must be at least 1; leave it out for what is usual on the device")
+    return jobs
 
 
 class Board:
@@ -46,14 +51,21 @@ class Board:
         return report.terminal(cells, f"{self.plan.data}: {self.plan.recipe.epochs} epochs each")
 
     def tell(self, cell: recipes.Cell, event) -> None:
-        self.status[cell.name] = f"epoch {event.epoch}/{self.plan.recipe.epochs}  {event}"
+        self.say(cell, f"epoch {event.epoch}/{self.plan.recipe.epochs}  {event}")
+
+    def say(self, cell: recipes.Cell, status: str) -> None:
+        self.status[cell.name] = status
         if not self.console.is_terminal:
-            print(f"{cell.name}  {self.status[cell.name]}", flush=True)
+            print(f"{cell.name}  {status}", flush=True)
 
     def done(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
         cell = recipes.Cell(row["method"], row["depth"], row["seed"])
-        self.status[cell.name] = f"done: test {100 * row['test_accuracy']:.2f} %, {row['images_per_second']:.0f} img/s"
+        if row.get("diverged"):
+            self.say(cell, f"diverged: {row['diverged']}")
+        else:
+            speed = row["images_per_second"]
+            self.status[cell.name] = f"done: test {100 * row['test_accuracy']:.2f} %, {speed:.0f} img/s"
 
     def __enter__(self) -> Board:
         if self.console.is_terminal:
@@ -66,7 +78,7 @@ class Board:
 
 
 def write(plan: recipes.Comparison, rows: list[dict[str, Any]], images, out: Path, place) -> None:
-    """results.json, report.html, and the table on the terminal."""
+    """results.json, report.html, and the table on the terminal. Raises RunError afterwards if no net trained."""
     order = {cell.name: index for index, cell in enumerate(plan.cells())}
     rows = sorted(rows, key=lambda row: order[recipes.Cell(row["method"], row["depth"], row["seed"]).name])
     table = recipes.summary(rows)
@@ -74,5 +86,7 @@ def write(plan: recipes.Comparison, rows: list[dict[str, Any]], images, out: Pat
     results |= record.environment(place)
     report.write_text(out / "results.json", report.json_text(results))
     report.write_text(out / "report.html", report.html(comparison_page(results)))
-    Console().print(report.terminal(table))
+    Console().print(report.terminal(as_read(table)))
     print(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}")
+    if all(row.get("diverged") for row in rows):
+        raise RunError(f"none of the {len(rows)} nets trained, all diverged; lower --lr")

@@ -26,7 +26,8 @@ def run(
 ) -> int:
     """Train methods x depths x seeds under one recipe; print a table, write results.json and report.html to --out.
 
-    An interrupted comparison goes on where it stopped when the same command is given again.
+    An interrupted comparison goes on where it stopped when the same command is given again. A net that diverges is
+    reported as diverged and the others go on; the exit status is 1 only if all of them did.
 
     Args:
         data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg).
@@ -47,9 +48,10 @@ def run(
         jobs: Nets trained at the same time; default one per CPU core on a CPU (at most 4), one on a GPU.
     """
     from pnnh import recipes, train
-    from pnnh.cli._compare import Board, numbers, usual_jobs, words, write
+    from pnnh.cli._compare import Board, how_many, numbers, words, write
 
     place = train.pick_device(device)
+    jobs = how_many(jobs, place)
     depths = depths or {"cnn": "20,56", "vit": "12"}[family]
     chosen = {"image_size": image_size, "limit": limit, "own_lr": lr is None, "holdout": holdout}
     chosen |= {"methods": words(methods), "depths": numbers("depths", depths), "seeds": numbers("seeds", seeds)}
@@ -65,7 +67,7 @@ def run(
     recipe = fit(images, **{name: value for name, value in wanted.items() if value is not None})
     plan = compared(data=data, recipe=recipe, **chosen)
     with Board(plan) as board:
-        for row in recipes.run(plan, device=str(place), out=out, jobs=jobs or usual_jobs(place), tell=board.tell):
+        for row in recipes.run(plan, device=str(place), out=out, jobs=jobs, tell=board.tell):
             board.done(row)
     write(plan, board.rows, images, out, place)
     return 0

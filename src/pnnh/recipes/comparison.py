@@ -1,9 +1,13 @@
-"""The main job: methods x depths x seeds under one recipe; a cell is a row, and a finished row is never run again."""
+"""The main job: methods x depths x seeds under one recipe; a cell is a row, and a finished row is never run again.
+
+A net whose loss leaves the numbers has a row as well: `diverged` says where, and it has no accuracy.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +22,7 @@ from pnnh._errors import RunError, UsageError
 from pnnh.analysis.intact import intact
 from pnnh.analysis.probe import probe
 from pnnh.models import layers_per_stage, registry
-from pnnh.train import Dataset, Normalise, Recipe, load_data, train
+from pnnh.train import Dataset, Epoch, Normalise, NotFinite, Recipe, load_data, train
 
 
 @dataclass(frozen=True)
@@ -142,21 +146,34 @@ def run_cell(plan: Comparison, cell: Cell, data: Dataset, *, device: str, out: P
     model, spec = plan.build(cell, data)
     counted = cost(model, (data.channels, data.image_size, data.image_size))
     before = survival(model, data)
-    events = []
     recipe, key = plan.recipe_of(cell), plan.key(cell)
     folder = out / "models" / f"{cell.name}-{key}"
-    for event in train(model, data, recipe, seed=cell.seed, device=device, out=folder, spec=spec):
-        events.append(event)
-        tell(cell, event)
-    speeds = sorted(event.images_per_second for event in events)
-    row = asdict(cell) | asdict(counted)
-    row |= {"test_accuracy": events[-1].test_accuracy, "train_accuracy": events[-1].train_accuracy}
-    row |= {"images_per_second": speeds[len(speeds) // 2], "seconds": sum(event.seconds for event in events)}
-    row |= {"curve": [asdict(event) for event in events], "model": str(folder.relative_to(out))}
-    row |= {"survival_at_init": before, "survival_trained": survival(model, data), "key": key}
+    events: list[Epoch] = []
+    diverged = None
+    try:
+        for event in train(model, data, recipe, seed=cell.seed, device=device, out=folder, spec=spec):
+            events.append(event)
+            tell(cell, event)
+    except NotFinite as error:
+        diverged = str(error)
+    row = asdict(cell) | asdict(counted) | {"diverged": diverged} | outcome(events, diverged is None)
+    row |= {"model": None if diverged else str(folder.relative_to(out)), "survival_at_init": before}
+    row |= {"survival_trained": [] if diverged else survival(model, data), "key": key}
     row |= {"lr": recipe.optimizer.lr, "options": plan.table[cell.method].options}
     _write(place, row)
     return row
+
+
+def outcome(events: list[Epoch], whole: bool) -> dict[str, Any]:
+    """What a row says of its epochs; accuracies only of a training that went through."""
+    last = events[-1] if whole else None
+    return {
+        "test_accuracy": last and last.test_accuracy,
+        "train_accuracy": last and last.train_accuracy,
+        "images_per_second": statistics.median_high(e.images_per_second for e in events) if events else None,
+        "seconds": sum(event.seconds for event in events),
+        "curve": [asdict(event) for event in events],
+    }
 
 
 def finished(place: Path, key: str) -> dict[str, Any] | None:
@@ -190,18 +207,24 @@ def survival(model: nn.Module, data: Dataset, num_images: int = 128) -> list[flo
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row per method and depth: mean and sample standard deviation over seeds, in %."""
+    """One row per method and depth: mean and sample standard deviation over the `n` seeds that trained, in %.
+
+    Where nets diverged each row counts its own; test_% is None if none of them trained.
+    """
     cells: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
         cells.setdefault((row["method"], row["depth"]), []).append(row)
+    some_diverged = any(row.get("diverged") for row in rows)
     table = []
     for (method, depth), group in sorted(cells.items(), key=lambda item: item[0][1]):
-        test = torch.tensor([100 * row["test_accuracy"] for row in group], dtype=torch.float64)
-        speed = torch.tensor([row["images_per_second"] for row in group], dtype=torch.float64)
+        trained = [row for row in group if not row.get("diverged")]
+        test = [100 * row["test_accuracy"] for row in trained]
+        speed = [row["images_per_second"] for row in group if row["images_per_second"] is not None]
         table.append(
             {"method": method, "depth": depth, "params": group[0]["num_params"], "macs": group[0]["macs"]}
-            | {"test_%": round(test.mean().item(), 2)}
-            | {"std": round(test.std().item(), 2) if len(group) > 1 else None, "n": len(group)}
-            | {"img/s": round(speed.median().item())}
+            | {"test_%": round(statistics.mean(test), 2) if test else None}
+            | {"std": round(statistics.stdev(test), 2) if len(test) > 1 else None, "n": len(test)}
+            | ({"diverged": len(group) - len(trained)} if some_diverged else {})
+            | {"img/s": round(statistics.median_low(speed)) if speed else None}
         )
     return table

@@ -31,8 +31,8 @@ def comparison_page(results: Mapping[str, Any]) -> Page:
         "the same recipe for every method. Curves show test images after every epoch; the table takes the last."
     )
     sections = [
-        Section("What happened", reading=reading(table)),
-        Section("Results", rows=table, caption=_COLUMNS),
+        Section("What happened", reading=[*reading(table), *divergences(rows)]),
+        Section("Results", rows=as_read(table), caption=_COLUMNS),
         Section("Accuracy against depth and against parameters", svgs=[_accuracy(table)]),
         Section("Training curves", svgs=[_curves(rows)], caption=_SEEDS),
         Section(
@@ -51,9 +51,24 @@ def comparison_page(results: Mapping[str, Any]) -> Page:
     return Page("Plain, residual and PNNH nets side by side", lead, sections, evidence)
 
 
+def as_read(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The summary as people read it: "diverged" where no net has an accuracy."""
+    return [{**row, "test_%": "diverged" if row["test_%"] is None else row["test_%"]} for row in table]
+
+
+def divergences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each net whose loss left the numbers."""
+    return [
+        f"Depth {row['depth']}, seed {row['seed']}: the {_LABEL.get(row['method'], row['method'])} net diverged: "
+        f"{row['diverged']}."
+        for row in rows
+        if row.get("diverged")
+    ]
+
+
 def reading(table: Sequence[Mapping[str, Any]]) -> list[str]:
     """Sentences computed from the summary rows: who trains, who fails, by how much, at what size."""
-    cell = {(row["method"], row["depth"]): row for row in table}
+    cell = {(row["method"], row["depth"]): row for row in table if row["test_%"] is not None}
     depths = sorted({row["depth"] for row in table})
     lines = []
     for depth in depths:
@@ -98,7 +113,7 @@ def _accuracy(table: Sequence[Mapping[str, Any]]) -> str:
     with draw(2, width=9.5, height=3.4) as figure:
         left, right = figure.axes
         for method in dict.fromkeys(row["method"] for row in table):
-            group = [row for row in table if row["method"] == method]
+            group = [row for row in table if row["method"] == method and row["test_%"] is not None]
             style = {"color": _COLOUR.get(method), "label": _LABEL.get(method, method), "marker": "o", "capsize": 3}
             spread = [row["std"] or 0 for row in group]
             left.errorbar([row["depth"] for row in group], [row["test_%"] for row in group], spread, **style)
@@ -116,12 +131,11 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
             named = set()
             for row in (row for row in rows if row["depth"] == depth):
                 method = row["method"]
-                points = [
-                    (e["epoch"], 100 * e["test_accuracy"]) for e in row["curve"] if e["test_accuracy"] is not None
-                ]
+                seen = [event for event in row["curve"] if event["test_accuracy"] is not None]
+                points = [event["epoch"] for event in seen], [100 * event["test_accuracy"] for event in seen]
                 label = None if method in named else _LABEL.get(method, method)
                 named.add(method)
-                axes.plot(*zip(*points, strict=True), color=_COLOUR.get(method), label=label, linewidth=1.3)
+                axes.plot(*points, color=_COLOUR.get(method), label=label, linewidth=1.3)
             axes.set(title=f"Depth {depth}", xlabel="epoch")
         figure.axes[0][0].set_ylabel("test accuracy, %")
         figure.axes[0][0].legend()
@@ -138,8 +152,7 @@ def _survival(rows: Sequence[Mapping[str, Any]]) -> str:
             figure.axes, ("survival_at_init", "survival_trained"), ("At initialisation", "After training"), strict=True
         ):
             for method in dict.fromkeys(row["method"] for row in rows):
-                row = next(row for row in rows if row["method"] == method)
-                alive = row[when]
+                alive = next((row[when] for row in rows if row["method"] == method and row[when]), [])
                 place = [index / max(1, len(alive) - 1) for index in range(len(alive))]
                 axes.plot(place, alive, ".", color=_COLOUR.get(method), label=_LABEL.get(method, method), markersize=5)
             axes.axhline(0.5, color="#999999", linewidth=0.8, linestyle=":")
