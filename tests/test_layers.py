@@ -23,55 +23,6 @@ def images(size=10):
     return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
-def by_hand(net, x):
-    """The stage's equations with functional calls only, evaluation mode."""
-
-    def norm(module, y):
-        return F.batch_norm(y, module.running_mean, module.running_var, module.weight, module.bias)
-
-    def conv(y, kernel, stride=1):
-        return F.conv2d(y, kernel, stride=stride, padding=kernel.shape[-1] // 2)
-
-    def write(layer, f, c):
-        return F.relu(c + conv(f, kernel) + layer.conv.bias[:, None, None])
-
-    kernel = net.coders[0].weight
-    stride = net.transition.learner[0].stride[0]
-    f, c = (
-        F.relu(norm(branch[1], conv(x, branch[0].weight, stride)))
-        for branch in (net.transition.learner, net.transition.stream)
-    )
-    if isinstance(net, layers.AlternatingStage):
-        c = write(net.writes[0], f, c)
-        for learn, writer in zip(net.learns, net.writes[1:], strict=True):
-            f, c = F.relu(norm(learn.norm, conv(c, learn.conv.weight))), F.relu(c + learn.shift[:, None, None])
-            c = write(writer, f, c)
-        return c
-    for layer in net.layers:
-        written = write(layer.write, f, c)
-        f, c = F.relu(norm(layer.norm, conv(c, layer.conv.weight))), written
-    return write(net.write, f, c)
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("stride", "coder_kernel_size"), [(1, 1), (2, 3)])
-def test_a_stage_is_its_equations(form, stride, coder_kernel_size):
-    net = stage(form, stride=stride, coder_kernel_size=coder_kernel_size).double().eval()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            (
-                nn.init.normal_(module.running_mean),
-                nn.init.uniform_(module.running_var, 0.5, 2),
-                nn.init.normal_(module.bias),
-            )
-        if isinstance(module, layers.Learn):
-            nn.init.normal_(module.shift)
-        if isinstance(module, layers.Write):
-            nn.init.normal_(module.conv.bias)
-    x = images().double()
-    torch.testing.assert_close(net(x), by_hand(net, x), rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_number_of_activations_in_series_is_the_number_of_layers(form):
     """The first and the last stream value are `num_layers` activations apart on every path: count the calls."""

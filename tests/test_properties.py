@@ -3,6 +3,8 @@
 import copy
 import math
 import shutil
+import sys
+from dataclasses import FrozenInstanceError, asdict
 from itertools import cycle
 from typing import NamedTuple
 
@@ -301,6 +303,69 @@ def test_the_cost_of_a_fusion_is_that_of_one_image():
     fusion = fuse(nn.Sequential(conv, norm).eval(), torch.randn(5, 2, 4, 6)).fusion
     assert fusion.macs_before == fusion.macs_after == 3 * 2 * 9 * 4 * 6
     assert (fusion.parameters_before, fusion.parameters_after) == (54 + 3 + 6, 54 + 3)
+    figures = {row["figure"]: row["value"] for row in fusion.rows()}
+    assert figures == {key: value for key, value in asdict(fusion).items() if key != "folded"}
+    with pytest.raises(FrozenInstanceError):
+        fusion.argmax = 1.0
+
+
+def conv_and_norm():
+    torch.manual_seed(0)
+    chain = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3)).double()
+    chain[1].num_batches_tracked.fill_(1), nn.init.normal_(chain[1].running_mean)
+    return chain.eval()
+
+
+@pytest.mark.parametrize("error", [1e-8, float("nan")])
+def test_a_fusion_that_changes_the_function_is_refused(monkeypatch, error):
+    def off(module, form):
+        made = fold(module, form)
+        if made is not None:
+            made[0].weight.data *= 1 + error
+        return made
+
+    monkeypatch.setattr(sys.modules["pnnh.convert.fuse"], "fold", off)
+    with pytest.raises(RunError, match=r"fusing changed the function: relative error .* in float64 \(limit 1e-09\)"):
+        fuse(conv_and_norm(), torch.randn(2, 2, 4, 4).double())
+
+
+def test_the_limit_of_the_proof_is_allowed(monkeypatch):
+    net, x = conv_and_norm(), torch.randn(2, 2, 4, 4).double()
+    error = fuse(net, x).fusion.relative_error
+    monkeypatch.setattr(sys.modules["pnnh.convert.fuse"], "TOLERANCE", error)
+    assert fuse(net, x).fusion.relative_error == error
+
+
+@pytest.mark.parametrize("batches", [0, 1])
+@pytest.mark.parametrize("mean", [0.0, 0.5])
+@pytest.mark.parametrize("var", [1.0, 2.0])
+def test_only_a_norm_at_its_initial_values_has_seen_nothing(batches, mean, var):
+    net, x = conv_and_norm(), torch.randn(2, 2, 4, 4).double()
+    net[1].num_batches_tracked.fill_(batches), net[1].running_mean.fill_(mean), net[1].running_var.fill_(var)
+    if (batches, mean, var) == (0, 0.0, 1.0):
+        with pytest.raises(UsageError, match=r"^1: this norm has never seen data"):
+            fuse(net, x)
+    else:
+        assert fuse(net, x).fusion.folded == ("",)
+
+
+class Drawing(nn.Module):
+    """Token numbers [B, H, W] -> [B, 3, H, W]. Its own `fuse` is no business of ours."""
+
+    def __init__(self):
+        super().__init__()
+        self.colour, self.net = nn.Embedding(9, 2).double(), conv_and_norm()
+
+    def forward(self, tokens):
+        return self.net(self.colour(tokens).permute(0, 3, 1, 2))
+
+    def fuse(self):
+        pytest.fail("called")
+
+
+def test_a_net_that_reads_integers_and_has_a_fuse_of_its_own():
+    fused = fuse(Drawing().eval(), torch.randint(0, 9, (2, 4, 4)))
+    assert fused.fusion.folded == ("net",)
 
 
 def test_what_cannot_be_folded_is_named_by_its_place():
@@ -328,7 +393,7 @@ def values(draw, shape):
 
 @st.composite
 def trees(draw):
-    """Some tensors by name: any dtype, rank and size; views that share memory, parts of larger ones, transposed ones."""
+    """Some tensors by name, any dtype, rank and size: sharing memory, parts of larger ones, transposed."""
     tree = {}
     for name in draw(st.lists(st.text("ab.é_0", min_size=1, max_size=6), min_size=1, max_size=4, unique=True)):
         value = values(draw, draw(SHAPES))

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
@@ -40,6 +41,10 @@ def test_what_is_saved_is_what_is_loaded(saved):
         assert torch.equal(ours, theirs)
     assert sorted(path.name for path in saved.iterdir()) == ["manifest.json", "model.safetensors", "record.json"]
     assert load_file(saved / "model.safetensors").keys() == net().state_dict().keys()  # an ordinary file to others
+    assert "Größe" in (saved / "record.json").read_text(encoding="utf-8")  # and to people
+    assert len({found, checkpoint.load(saved)}) == 2  # two readings are two things
+    with pytest.raises(FrozenInstanceError):
+        found.record = {}
 
 
 def test_tied_weights_and_every_dtype_survive(tmp_path):
@@ -124,9 +129,10 @@ def test_a_pickle_in_the_place_of_weights_is_never_executed(saved, tmp_path, mon
 def test_folders_that_are_no_checkpoint(saved, tmp_path):
     with pytest.raises(UsageError, match="no folder"):
         checkpoint.load(tmp_path / "nowhere")
-    (saved / "manifest.json").write_text('{"format": "other"}')
-    with pytest.raises(Damaged, match="is not a 'pnnh checkpoint 1'"):
-        checkpoint.load(saved)
+    for other in ([], {"format": "other", "files": {}}, {"format": checkpoint.FORMAT, "files": []}):
+        (saved / "manifest.json").write_text(json.dumps(other))
+        with pytest.raises(Damaged, match="is not a 'pnnh checkpoint 1'"):
+            checkpoint.load(saved)
     (saved / "manifest.json").unlink()
     with pytest.raises(Damaged, match="never finished"):
         checkpoint.load(saved)
@@ -136,6 +142,53 @@ def test_folders_that_are_no_checkpoint(saved, tmp_path):
     (saved / "manifest.json").write_text(json.dumps(escape))
     with pytest.raises(Damaged, match="outside"):
         checkpoint.load(saved)
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "record.json"])
+def test_a_whole_folder_without_weights_or_record_is_no_trained_model(tmp_path, missing):
+    tensors, values = {"model.safetensors": {"x": torch.ones(1)}}, {"record.json": {}}
+    (tensors if missing in tensors else values).clear()
+    checkpoint.write_folder(tmp_path / "run", tensors, values)
+    assert checkpoint.read_folder(tmp_path / "run") == (tensors, values)
+    with pytest.raises(Damaged, match="is no trained model"):
+        checkpoint.load(tmp_path / "run")
+
+
+def test_a_tensor_that_the_manifest_does_not_name_is_named(saved):
+    manifest = json.loads((saved / "manifest.json").read_text())
+    del manifest["files"]["model.safetensors"]["tensors"]["1.bias"]
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Damaged, match=r"its manifest disagree about tensor '1\.bias'"):
+        checkpoint.load(saved)
+
+
+def test_a_save_cut_short_over_an_older_one_was_never_finished(saved, monkeypatch):
+    def killed(tensors):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "format_safetensors", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.save(saved, net(), RECORD)
+    with pytest.raises(Damaged, match="never finished"):
+        checkpoint.load(saved)
+
+
+def test_a_folder_is_written_anew_whatever_was_left_of_an_earlier_attempt(tmp_path):
+    left = tmp_path / "deep" / f".state.{os.getpid()}.partial"
+    left.mkdir(parents=True)
+    (left / "old").write_text("")
+    for number in (1, 2):
+        checkpoint.write_folder(tmp_path / "deep" / "state", {}, {"n.json": number})
+        assert checkpoint.read_folder(tmp_path / "deep" / "state") == ({}, {"n.json": number})
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["deep", "manifest.json", "n.json", "state"]
+
+
+def test_a_place_that_cannot_be_written_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"^cannot write to .*/file/run: Not a directory; choose another --out$"):
+        checkpoint.check_writable(tmp_path / "file" / "run")
+    checkpoint.check_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
 
 
 def test_another_architecture_is_refused_by_name(saved):
@@ -154,7 +207,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint.os, "fsync", full)
     for name in ("step-1", "step-2"):
-        with pytest.raises(RunError, match="No space left on device; earlier checkpoints are untouched"):
+        with pytest.raises(RunError, match=rf"/{name}: No space left on device; earlier checkpoints are untouched"):
             checkpoint.write_folder(tmp_path / "state" / name, {"a.safetensors": {"x": torch.zeros(3)}}, {})
     monkeypatch.undo()
     tensors, values = checkpoint.read_folder(place)
@@ -178,11 +231,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(tmp_path, monk
 
 
 def test_files_and_the_folders_they_are_renamed_in_are_synced(tmp_path, monkeypatch):
-    synced = []
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    synced = {}  # inode -> bytes at that moment
+
+    def sync(handle):
+        synced[os.fstat(handle).st_ino] = os.fstat(handle).st_size
+
+    monkeypatch.setattr(checkpoint.os, "fsync", sync)
     place, handles = tmp_path / "state", len(os.listdir("/dev/fd"))
     checkpoint.write_folder(place, {"a.safetensors": {"x": torch.ones(3)}}, {"b.json": {}})
     assert len(os.listdir("/dev/fd")) == handles
-    wanted = {path.stat().st_ino for path in (tmp_path, place, *place.iterdir())}
-    assert wanted <= set(synced)
-    assert place.joinpath("manifest.json").stat().st_ino == synced[2]  # the third and last file
+    assert {tmp_path.stat().st_ino, place.stat().st_ino} <= synced.keys()
+    for path in place.iterdir():
+        assert synced[path.stat().st_ino] == path.stat().st_size > 0
+    assert list(synced)[2] == place.joinpath("manifest.json").stat().st_ino  # the third and last file

@@ -1,6 +1,7 @@
 """The loop: against a hand-written one, resumed bitwise, stopped politely, refusing early."""
 
 import copy
+import errno
 import json
 import os
 import signal
@@ -224,6 +225,45 @@ def test_another_run_in_the_folder_is_refused_unless_started_anew(digits, tmp_pa
     assert len(list(train(**new, device="cpu", out=tmp_path, resume=False))) == new["recipe"].epochs
 
 
+def test_a_run_started_anew_leaves_nothing_of_the_old_one(digits, tmp_path):
+    recipe = Recipe(3, 50)
+    list(train(net(), digits, recipe, device="cpu", out=tmp_path, resume=False))  # there was nothing
+    with pytest.raises(Stopped):
+        list(train(net(), digits, recipe, device="cpu", out=tmp_path, resume=False, stop=After(1)))
+    assert [place.name for place in (tmp_path / "state").iterdir()] == ["step-00000001"]
+    assert (tmp_path / "events.jsonl").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda recipe: recipe | {"epochs": 4}, r"another recipe \(epochs 4 there, 3 now\);"),
+        (lambda recipe: recipe | {"magic": None}, r"another recipe \(magic None there, 'unknown' now\);"),
+        (lambda recipe: {key: recipe[key] for key in recipe if key != "amp"}, r"\(amp 'unknown' there, 'fp32' now\);"),
+        (lambda recipe: None, "another recipe;"),
+    ],
+)
+def test_a_state_of_another_version_is_refused_with_the_first_difference(digits, tmp_path, change, message):
+    list(train(net(), digits, Recipe(3, 50), device="cpu", out=tmp_path))
+    place = tmp_path / "state" / "step-00000012"
+    tensors, values = checkpoint.read_folder(place)
+    values["state.json"]["recipe"] = change(values["state.json"]["recipe"])
+    checkpoint.write_folder(place, tensors, values)
+    with pytest.raises(UsageError, match=message):
+        train(net(), digits, Recipe(3, 50), device="cpu", out=tmp_path)
+
+
+def test_an_old_state_that_cannot_be_dropped_does_not_stop_the_run(digits, tmp_path, monkeypatch):
+    def busy(path, **where):
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    assert len(list(train(net(), digits, Recipe(4, 50), device="cpu", out=tmp_path))) == 4
+    monkeypatch.undo()
+    again = list(train(net(), digits, Recipe(4, 50), device="cpu", out=tmp_path, stop=lambda: pytest.fail("trained")))
+    assert len(again) == 4
+
+
 def test_a_damaged_state_is_named_and_the_one_before_it_used(digits, tmp_path, caplog):
     whole, again = net(), net()
     list(train(whole, digits, Recipe(3, 50), device="cpu", out=tmp_path))
@@ -232,12 +272,13 @@ def test_a_damaged_state_is_named_and_the_one_before_it_used(digits, tmp_path, c
     data[-3] ^= 4
     place.write_bytes(data)
     (tmp_path / "state" / ".step-00000099.1.partial").mkdir()
+    (tmp_path / ".record.json.1.partial").write_text("{")
     asked = []
     list(train(again, digits, Recipe(3, 50), device="cpu", out=tmp_path, stop=lambda: asked.append(1)))
     assert len(asked) == 4  # one epoch, from step 8
     assert same(whole, again)
     assert "was changed after it was written" in caplog.text
-    assert not list((tmp_path / "state").glob(".*"))
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_sigterm_saves_and_stops(digits, tmp_path):

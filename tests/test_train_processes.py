@@ -309,6 +309,9 @@ def test_a_folder_has_one_writer(digits, tmp_path):
     assert kind is UsageError
     assert text == f"{tmp_path} is being written by process {os.getpid()}; wait for it or choose another --out"
     events.close()
+    with pytest.raises(Stopped) as stopped:
+        list(train(Net(), digits, RECIPE, seed=3, device="cpu", out=tmp_path, stop=lambda: True))
+    assert stopped.tb is not None  # the frames of the run are still there, its lock is not
     assert len(together(lambda: trained(digits, tmp_path), size=1)[0][1]) == 2
 
 

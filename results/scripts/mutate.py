@@ -1,10 +1,11 @@
 """Would the tests notice? Small faults, one at a time, in code that must be right. Writes results/mutation.json.
 
-    python results/scripts/mutate.py [--mutants 60] [--seed 0] [--seconds 60] [--survivors]
+    python results/scripts/mutate.py [--mutants N] [--seed 0] [--seconds 60] [--survivors]
 
 A mutant is one changed operator, comparison, constant, condition or dropped statement. The tests of its file run
 against it in a forked child; it is killed if one fails or the child needs more than --seconds of processor time, and it
-survives if all pass. Survivors are printed with their line: each is a missing test, or a change that changes nothing.
+survives if all pass. All are tried, or N drawn ones, as many of each file. Survivors are printed with their line: each
+is a missing test, or a change that changes nothing. The latter are in EQUIVALENT, with the reason, which is recorded.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import gc
 import importlib
 import importlib.machinery
 import json
@@ -36,16 +38,24 @@ TESTS = {  # what is mutated, and the tests that should notice
         f"{PROPERTIES}a_folded_norm_is_the_norm",
         f"{FUSE}kernel_entries_of_a_learn_and_a_write_in_either_form",
         f"{FUSE}fuse_refuses_in_one_line",
+        f"{PROPERTIES}a_dirac_hands_on_and_an_embedded_kernel_is_the_same",
     ],
     "pnnh.convert.fuse": [
         f"{PROPERTIES}fuse_proves_itself_inside_any_net",
         f"{FUSE}fuse_refuses_in_one_line",
         f"{FUSE}nothing_to_fold_is_refused",
         f"{FUSE}shared_stage_is_folded_once",
+        f"{PROPERTIES}the_cost_of_a_fusion_is_that_of_one_image",
+        f"{PROPERTIES}a_fusion_that_changes_the_function_is_refused",
+        f"{PROPERTIES}the_limit_of_the_proof_is_allowed",
+        f"{PROPERTIES}only_a_norm_at_its_initial_values_has_seen_nothing",
+        f"{PROPERTIES}a_net_that_reads_integers_and_has_a_fuse_of_its_own",
+        f"{PROPERTIES}what_cannot_be_folded_is_named_by_its_place",
     ],
     "pnnh.train.checkpoint": [
         CHECKPOINT,
         f"{PROPERTIES}any_tensors_and_values_come_back_as_they_were",
+        f"{PROPERTIES}any_module_comes_back_and_no_other_takes_its_place",
         f"{PROPERTIES}any_flipped_bit_of_any_tensors_is_detected",
     ],
     "pnnh.train.store": [
@@ -56,12 +66,14 @@ TESTS = {  # what is mutated, and the tests that should notice
         f"{LOOP}a_damaged_state_is_named_and_the_one_before_it_used",
         f"{LOOP}sigterm_saves_and_stops",
         f"{LOOP}a_loss_that_is_not_finite_names_the_layer_and_keeps_the_last_good_state",
+        f"{LOOP}a_run_started_anew_leaves_nothing_of_the_old_one",
+        f"{LOOP}a_state_of_another_version_is_refused_with_the_first_difference",
+        f"{LOOP}an_old_state_that_cannot_be_dropped_does_not_stop_the_run",
+        f"{LOOP}requests_that_cannot_work_are_refused_before_any_step",
     ],
 }
 MORE = {  # what survives those meets these as well
     "pnnh.convert.fuse": [
-        f"{PROPERTIES}the_cost_of_a_fusion_is_that_of_one_image",
-        f"{PROPERTIES}what_cannot_be_folded_is_named_by_its_place",
         f"{FUSE}timms_blocks_fold_through_their_own_interface",
         f"{FUSE}a_foreign_model_with_our_stages_and_timms_blocks_fold",
         f"{FUSE}every_plain_layer_folds_to_one_convolution",
@@ -77,6 +89,10 @@ MORE = {  # what survives those meets these as well
         f"{LOOP}a_stop_during_an_evaluation_is_heard_and_the_evaluation_made_again",
         "tests/test_train_processes.py::test_a_folder_has_one_writer",
     ],
+}
+LENGTHS, NOISE = "both are of one length by construction", "any noise is a fair example"
+EQUIVALENT = {  # module, line and change of what may survive, and why nothing that can be observed is changed
+    ("pnnh.layers.fold", "for large, small in zip(size, kernel.shape[2:], strict=True)", "True -> False"): LENGTHS,
 }
 PRELOADED = (
     "torch timm hypothesis pytest timm.optim timm.scheduler timm.utils torch.export torch._dynamo torch.onnx onnx"
@@ -188,7 +204,9 @@ def _run_tests(module: str, tree: ast.Module | None, seconds: int, tests: list[s
 
     if tree is not None:
         importlib.machinery.SourceFileLoader.get_code = get_code
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "--hypothesis-seed=0"]
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # but for those that the tests are configured for
+    plugins = [f"-p{name}" for name in ("pytest_timeout", "_hypothesis_pytestplugin", "no:cacheprovider")]
+    options = ["-x", "-q", "--hypothesis-seed=0", *plugins]
     return int(pytest.main([*options, "-W", "ignore::pytest.PytestAssertRewriteWarning", *tests]))
 
 
@@ -203,20 +221,29 @@ def tried(mutant: Mutant, seconds: int) -> dict:
     return asdict(mutant) | {"fate": fate, "processor_seconds": used}
 
 
-def sampled(every: dict[str, list[Mutant]], count: int, seed: int) -> list[Mutant]:
-    """As many of each module; raises SystemExit if its tests fail without a mutation."""
+def explained(row: dict) -> dict:
+    """The row, a survivor that changes nothing with its reason."""
+    line = path_of(row["module"]).read_text().splitlines()[row["line"] - 1].strip()
+    reason = EQUIVALENT.get((row["module"], line, f"{row['was']} -> {row['now']}"))
+    return row | {"fate": "equivalent", "reason": reason} if reason and row["fate"] == "survived" else row
+
+
+def sampled(every: dict[str, list[Mutant]], count: int | None, seed: int) -> list[Mutant]:
+    """All, or as many of each module; raises SystemExit if its tests fail without a mutation."""
     for module in TESTS:
         fate, used = tested(module, None, 300, [*TESTS[module], *MORE[module]])
         print(f"{module}: {fate} without a mutation, {used:.1f} s", flush=True)
         if fate != "survived":
             raise SystemExit(1)
+    if count is None:
+        return [mutant for mutants in every.values() for mutant in mutants]
     draw, each = random.Random(seed), count // len(TESTS)
     return [mutant for mutants in every.values() for mutant in draw.sample(mutants, min(each, len(mutants)))]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("mutants", 60), ("seed", 0), ("seconds", 60)):
+    for name, default in (("mutants", None), ("seed", 0), ("seconds", 60)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--survivors", action="store_true", help="try those of the record again, after adding tests")
     chosen = parser.parse_args()
@@ -224,18 +251,21 @@ def main() -> None:
     sys.path.insert(0, str(ROOT / "src"))
     for name in PRELOADED.split():
         importlib.import_module(name)  # once, before the forks; nothing of ours
+    gc.freeze()  # no child looks through all that again
     assert not [name for name in sys.modules if name.split(".")[0] == "pnnh"]
     every, start = {module: mutants_of(module) for module in TESTS}, time.monotonic()
     if chosen.survivors:
         rows = json.loads(RECORD.read_text())["mutants"]
-        names = [field.name for field in fields(Mutant)]
+        mutants = [Mutant(**{field.name: row[field.name] for field in fields(Mutant)}) for row in rows]
+        if not {*mutants} <= {mutant for known in every.values() for mutant in known}:
+            raise SystemExit("the code is not that of the record; try all of its mutants, without --survivors")
         rows = [
-            tried(Mutant(**{name: row[name] for name in names}), chosen.seconds) if row["fate"] == "survived" else row
-            for row in rows
+            tried(mutant, chosen.seconds) if row["fate"] == "survived" else row
+            for mutant, row in zip(mutants, rows, strict=True)
         ]
     else:
         rows = [tried(mutant, chosen.seconds) for mutant in sampled(every, chosen.mutants, chosen.seed)]
-    write(rows, every, chosen, time.monotonic() - start)
+    write([explained(row) for row in rows], every, chosen, time.monotonic() - start)
 
 
 def write(rows: list[dict], every: dict[str, list[Mutant]], chosen: argparse.Namespace, seconds: float) -> None:

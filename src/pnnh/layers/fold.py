@@ -27,6 +27,7 @@ from pnnh.layers.stage import AlternatingStage, PipelinedStage, Transition
 
 Form = Literal["dense", "structured"]
 Map = tuple[Tensor, Tensor]  # kernel [O, I, k, k], bias [O]
+GEOMETRY = ("stride", "padding", "dilation", "padding_mode")
 
 
 def dense(weight: Tensor, groups: int) -> Tensor:
@@ -43,7 +44,8 @@ def dense(weight: Tensor, groups: int) -> Tensor:
 def dirac(channels: int, like: Tensor) -> Tensor:
     """The kernel [C, C, k, k] that hands its input on, with the size of `like`."""
     kernel = like.new_zeros(channels, channels, *like.shape[2:])
-    kernel[:, :, like.shape[2] // 2, like.shape[3] // 2] = torch.eye(channels, dtype=like.dtype, device=like.device)
+    centre = [side // 2 for side in kernel.shape[2:]]
+    kernel[:, :, *centre] = torch.eye(channels, dtype=like.dtype, device=like.device)
     return kernel
 
 
@@ -101,11 +103,11 @@ def plain_conv_map(layer: PlainConv, coder: Tensor) -> Map:
     return torch.cat([torch.cat([blind, read], dim=1), write]), torch.cat([read_bias, write_bias])
 
 
-def as_conv(folded: Map, geometry: nn.Conv2d, groups: int = 1) -> nn.Conv2d:
+def as_conv(folded: Map, geometry: nn.Conv2d | None = None, groups: int = 1) -> nn.Conv2d:
     """A Conv2d with these float64 weights [O, I / groups, k, k] and the stride, padding and dilation of `geometry`."""
     kernel, bias = folded
     out, inner, *size = kernel.shape
-    shape = {name: getattr(geometry, name) for name in ("stride", "padding", "dilation", "padding_mode")}
+    shape = {name: getattr(geometry, name) for name in GEOMETRY} if geometry else {}
     conv = nn.Conv2d(inner * groups, out, tuple(size), groups=groups, device="meta", dtype=torch.float64, **shape)
     conv.weight, conv.bias = nn.Parameter(kernel), nn.Parameter(bias)
     return conv
@@ -120,7 +122,7 @@ def thin(conv: nn.Conv2d, norm: nn.Module, weight: Tensor | None = None) -> nn.C
 def per_channel(shift: Tensor) -> nn.Conv2d:
     """c + shift as a 1 x 1 convolution per channel, float64."""
     shift = shift.detach().double()
-    return as_conv((shift.new_ones(len(shift), 1, 1, 1), shift), nn.Conv2d(1, 1, 1, device="meta"), len(shift))
+    return as_conv((shift.new_ones(len(shift), 1, 1, 1), shift), groups=len(shift))
 
 
 def dense_stage(stage: AlternatingStage | PipelinedStage) -> nn.Sequential:

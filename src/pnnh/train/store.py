@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import shutil
+from collections import defaultdict
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,6 @@ class Store:
         tensors = {name: whole(value) for name, value in self.run.model.state_dict().items()}
         value = record.build(self.run, spec=self.spec, history=self.history)
         self.run.processes.first(lambda: checkpoint.save(self.folder, tensors, value))
-        self.close()
 
     def _open(self, resume: bool) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Make the folder ours and tidy; the state to go on from, if there is one."""
@@ -124,7 +124,8 @@ class Store:
                 continue
             what = name
             if name == "recipe" and isinstance(theirs, dict):
-                key = next(key for key in ours if ours[key] != theirs.get(key))
-                what = f"recipe ({key} {theirs.get(key)!r} there, {ours[key]!r} now)"
+                there, now = (defaultdict(lambda: "unknown", recipe) for recipe in (theirs, ours))
+                key = next(key for key in theirs | ours if there[key] != now[key])
+                what = f"recipe ({key} {there[key]!r} there, {now[key]!r} now)"
             way_out = "take another folder, the same settings, or start anew with resume off"
             raise UsageError(f"{self.folder} holds a run with another {what}; {way_out}")
