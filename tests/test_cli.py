@@ -16,7 +16,8 @@ from PIL import Image
 
 import pnnh.cli
 from pnnh import __version__, report
-from pnnh.cli import COMMANDS, main
+from pnnh.cli import COMMANDS, main, models
+from pnnh.models import imagenet_registry, registry, vit_registry
 
 FLAGS = {
     "bench": "models preset batch_size image_size device amp mode layout pairs out",
@@ -211,3 +212,15 @@ def test_a_disk_that_fills_up_leaves_the_old_report_whole(tmp_path):
         report.write_text(page, "x" * 1000)
     assert page.read_text() == "whole"
     assert os.listdir(tmp_path) == ["report.html"]
+
+
+SMALL = ("_tiny", "_test", "_test_patch4_16", "pnnh_resnet20", "pnnh_resnet44", "plain_resnet50")
+
+
+def test_the_list_of_models_is_the_registry_and_its_figures_are_counted():
+    """All names; the figures of a net of every family and of every rule for its widths."""
+    table = {row["model"]: row for row in models.known()}
+    assert list(table) == [*registry.SPECS, *imagenet_registry.NETS, *vit_registry.SPECS]
+    for name in table:
+        if name.endswith(SMALL):
+            assert models.counted(name) == table[name], "run python results/scripts/model_sizes.py"

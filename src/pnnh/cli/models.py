@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
+import csv
+from importlib import resources
+
 
 def run() -> int:
     """List our models with their depth, parameters and multiply-accumulates of one image at their own size."""
-    import timm
-    import torch
     from rich.console import Console
 
     from pnnh import report
-    from pnnh._cost import cost
-    from pnnh.models import imagenet_registry, registry, vit_registry
 
-    rows = []
-    for name in (*registry.SPECS, *imagenet_registry.NETS, *vit_registry.SPECS):
-        with torch.device("meta"):
-            model = timm.create_model(name)
-        size = model.pretrained_cfg["input_size"]
-        counted = cost(model, size)
-        rows.append(
-            {
-                "model": name,
-                "depth": model.depth if hasattr(model, "depth") else len(model.blocks),
-                "params": counted.num_params,
-                "macs": counted.macs,
-                "input": "x".join(map(str, size)),
-            }
-        )
-    Console().print(report.terminal(rows))
+    Console().print(report.terminal(known()))
     return 0
+
+
+def known() -> list[dict]:
+    """The rows of models/sizes.csv, which results/scripts/model_sizes.py writes: counting all nets takes a minute."""
+    with resources.files("pnnh").joinpath("models", "sizes.csv").open(encoding="utf-8", newline="") as file:
+        return [
+            {key: int(value) if value.isdigit() else value for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def counted(name: str) -> dict:
+    """The row of one model, counted anew, on the meta device."""
+    import torch
+
+    from pnnh import models
+    from pnnh._cost import cost
+
+    with torch.device("meta"):
+        net = models.create_model(name)
+    size = net.pretrained_cfg["input_size"]
+    depth = net.depth if hasattr(net, "depth") else len(net.blocks)
+    found = cost(net, size)
+    return {
+        "model": name,
+        "depth": depth,
+        "params": found.num_params,
+        "macs": found.macs,
+        "input": "x".join(map(str, size)),
+    }

@@ -1,0 +1,18 @@
+"""Depth, parameters and MACs of every registered net: src/pnnh/models/sizes.csv, which `pnnh models` shows.
+
+python results/scripts/model_sizes.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pnnh.cli.models import counted
+from pnnh.models import imagenet_registry, registry, vit_registry
+from pnnh.report import csv_text, write_text
+
+TABLE = Path(__file__).resolve().parents[2] / "src" / "pnnh" / "models" / "sizes.csv"
+
+if __name__ == "__main__":
+    names = (*registry.SPECS, *imagenet_registry.NETS, *vit_registry.SPECS)
+    write_text(TABLE, csv_text([counted(name) for name in names]))
