@@ -329,6 +329,14 @@ def test_a_fusion_that_changes_the_function_is_refused(monkeypatch, error):
         fuse(conv_and_norm(), torch.randn(2, 2, 4, 4).double())
 
 
+@pytest.mark.parametrize("form", ["dense", "structured"])
+def test_a_layer_with_two_activations_does_not_fold(form):
+    stage = layers.AlternatingStage(3, 4, 2, 2).eval()
+    stage.transition.stream[2] = nn.SiLU()
+    with pytest.raises(UsageError, match=r"the activations ReLU\(inplace=True\), SiLU\(\) does not fold"):
+        fold(stage, form)
+
+
 def test_the_limit_of_the_proof_is_allowed(monkeypatch):
     net, x = conv_and_norm(), torch.randn(2, 2, 4, 4).double()
     error = fuse(net, x).fusion.relative_error

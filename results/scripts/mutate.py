@@ -4,7 +4,7 @@
 
 A mutant is one changed operator, comparison, constant, condition or dropped statement. The tests of its file run
 against it in a forked child; it is killed if one fails or the child needs more than --seconds of processor time, and it
-survives if all pass. All are tried, or N drawn ones, as many of each file. Survivors are printed with their line: each
+survives if all pass. They are tried in random order, one of each file in turn, all or the first N. Survivors are printed with their line: each
 is a missing test, or a change that changes nothing. The latter are in EQUIVALENT, with the reason, which is recorded.
 """
 
@@ -26,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +40,7 @@ TESTS = {  # what is mutated, and the tests that should notice
         f"{FUSE}kernel_entries_of_a_learn_and_a_write_in_either_form",
         f"{FUSE}fuse_refuses_in_one_line",
         f"{PROPERTIES}a_dirac_hands_on_and_an_embedded_kernel_is_the_same",
+        f"{PROPERTIES}a_layer_with_two_activations_does_not_fold",
     ],
     "pnnh.convert.fuse": [
         f"{PROPERTIES}fuse_proves_itself_inside_any_net",
@@ -80,6 +82,7 @@ MORE = {  # what survives those meets these as well
         f"{FUSE}transformer_blocks_fold_to_four_linears_each",
     ],
     "pnnh.layers.fold": [
+        "tests/test_refusals.py::test_activations_of_their_own_do_not_fold",
         f"{FUSE}every_plain_layer_folds_to_one_convolution",
         f"{FUSE}a_stage_inside_a_chain_folds_with_it",
     ],
@@ -90,10 +93,17 @@ MORE = {  # what survives those meets these as well
         "tests/test_train_processes.py::test_a_folder_has_one_writer",
     ],
 }
-LENGTHS, NOISE = "both are of one length by construction", "any noise is a fair example"
-EQUIVALENT = {  # module, line and change of what may survive, and why nothing that can be observed is changed
-    ("pnnh.layers.fold", "for large, small in zip(size, kernel.shape[2:], strict=True)", "True -> False"): LENGTHS,
-}
+LENGTHS, NOISE, SPACE = "of one length by construction", "any noise proves as much", "white space in a JSON file"
+EQUIVALENT = [  # module, start of the line, change: these may survive, because nothing that can be observed is changed
+    ("pnnh.layers.fold", "around = [(large - small) // 2 for large, small in zip(size,", "True -> False", LENGTHS),
+    ("pnnh.layers.fold", "kernels, biases = zip(*(fold_conv(half[0], half[1])", "True -> False", LENGTHS),
+    ("pnnh.layers.fold", "for learn, write in zip(learns, stage.writes,", "True -> False", LENGTHS),
+    ("pnnh.layers.fold", "for learn, write in zip([None, *stage.learns], stage.writes,", "True -> False", LENGTHS),
+    ("pnnh.convert.fuse", "generator = torch.Generator().manual_seed(0)", "0 -> 1", NOISE),
+    ("pnnh.convert.fuse", "return (torch.randn(4,", "4 -> 5", NOISE),
+    ("pnnh.train.checkpoint", "data = (json.dumps(value, indent=1,", "1 -> 2", SPACE),
+    ("pnnh.train.checkpoint", 'write_bytes(folder / "manifest.json", (json.dumps({"format"', "1 -> 2", SPACE),
+]
 PRELOADED = (
     "torch timm hypothesis pytest timm.optim timm.scheduler timm.utils torch.export torch._dynamo torch.onnx onnx"
 )
@@ -214,6 +224,8 @@ def tried(mutant: Mutant, seconds: int) -> dict:
     """The mutant and its fate, as a row."""
     tree = mutated(mutant)
     fate, used = tested(mutant.module, tree, seconds, TESTS[mutant.module])
+    if fate == "survived" and (reason := reason_for(mutant)):
+        return asdict(mutant) | {"fate": "equivalent", "reason": reason, "processor_seconds": used}
     if fate == "survived":
         fate, used = tested(mutant.module, tree, seconds, MORE[mutant.module])
     if fate == "survived":
@@ -221,24 +233,27 @@ def tried(mutant: Mutant, seconds: int) -> dict:
     return asdict(mutant) | {"fate": fate, "processor_seconds": used}
 
 
-def explained(row: dict) -> dict:
-    """The row, a survivor that changes nothing with its reason."""
-    line = path_of(row["module"]).read_text().splitlines()[row["line"] - 1].strip()
-    reason = EQUIVALENT.get((row["module"], line, f"{row['was']} -> {row['now']}"))
-    return row | {"fate": "equivalent", "reason": reason} if reason and row["fate"] == "survived" else row
+def reason_for(mutant: Mutant) -> str | None:
+    """Why the mutant changes nothing, if it is one of EQUIVALENT."""
+    line = path_of(mutant.module).read_text().splitlines()[mutant.line - 1].strip()
+    found = [
+        reason
+        for module, start, change, reason in EQUIVALENT
+        if (mutant.module, f"{mutant.was} -> {mutant.now}") == (module, change) and line.startswith(start)
+    ]
+    return found[0] if found else None
 
 
 def sampled(every: dict[str, list[Mutant]], count: int | None, seed: int) -> list[Mutant]:
-    """All, or as many of each module; raises SystemExit if its tests fail without a mutation."""
+    """The first `count` in random order, one of each module in turn; raises SystemExit if its tests fail without one."""
     for module in TESTS:
         fate, used = tested(module, None, 300, [*TESTS[module], *MORE[module]])
         print(f"{module}: {fate} without a mutation, {used:.1f} s", flush=True)
         if fate != "survived":
             raise SystemExit(1)
-    if count is None:
-        return [mutant for mutants in every.values() for mutant in mutants]
-    draw, each = random.Random(seed), count // len(TESTS)
-    return [mutant for mutants in every.values() for mutant in draw.sample(mutants, min(each, len(mutants)))]
+    draw = random.Random(seed)
+    turns = zip_longest(*(draw.sample(mutants, len(mutants)) for mutants in every.values()))
+    return [mutant for turn in turns for mutant in turn if mutant is not None][:count]
 
 
 def main() -> None:
@@ -263,22 +278,27 @@ def main() -> None:
             tried(mutant, chosen.seconds) if row["fate"] == "survived" else row
             for mutant, row in zip(mutants, rows, strict=True)
         ]
+        table = write(rows, every, chosen, time.monotonic() - start)
     else:
-        rows = [tried(mutant, chosen.seconds) for mutant in sampled(every, chosen.mutants, chosen.seed)]
-    write([explained(row) for row in rows], every, chosen, time.monotonic() - start)
+        rows = []
+        for mutant in sampled(every, chosen.mutants, chosen.seed):
+            rows.append(tried(mutant, chosen.seconds))
+            table = write(rows, every, chosen, time.monotonic() - start)  # each time: whenever it ends, this was tried
+    print(json.dumps(table, indent=1))
 
 
-def write(rows: list[dict], every: dict[str, list[Mutant]], chosen: argparse.Namespace, seconds: float) -> None:
-    from pnnh.train import checkpoint, record
-
+def write(rows: list[dict], every: dict[str, list[Mutant]], chosen: argparse.Namespace, seconds: float) -> list[dict]:
+    """Writes the record; returns its summary, one row a module."""
     table = []
     for module, mutants in every.items():
         fates = Counter(row["fate"] for row in rows if row["module"] == module)
         table.append({"module": module, "possible": len(mutants), "tried": sum(fates.values()), **fates})
     result = {"summary": table, "mutants": rows, "seed": chosen.seed, "seconds": seconds, "tests": TESTS, "more": MORE}
-    result |= record.environment("cpu") | {"command": "python results/scripts/mutate.py"}
-    checkpoint.write_bytes(RECORD, (json.dumps(result, indent=1) + "\n").encode())
-    print(json.dumps(table, indent=1))
+    result |= environment() | {
+        "command": f"python results/scripts/mutate.py --mutants {len(rows)} --seed {chosen.seed}"
+    }
+    RECORD.write_text(json.dumps(result, indent=1) + "\n")
+    return table
 
 
 if __name__ == "__main__":
