@@ -4,8 +4,9 @@
 
 A mutant is one changed operator, comparison, constant, condition or dropped statement. The tests of its file run
 against it in a forked child; it is killed if one fails or the child needs more than --seconds of processor time, and it
-survives if all pass. They are tried in random order, one of each file in turn, all or the first N. Survivors are printed with their line: each
-is a missing test, or a change that changes nothing. The latter are in EQUIVALENT, with the reason, which is recorded.
+survives if all pass. They are tried in random order, one of each file in turn, all or the first N. Survivors are
+printed with their line: each is a missing test, or a change that changes nothing. The latter are in EQUIVALENT, with
+the reason, which is recorded.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from itertools import zip_longest
 from pathlib import Path
+
+from _evidence import evidence
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "results" / "mutation.json"
@@ -245,7 +248,7 @@ def reason_for(mutant: Mutant) -> str | None:
 
 
 def sampled(every: dict[str, list[Mutant]], count: int | None, seed: int) -> list[Mutant]:
-    """The first `count` in random order, one of each module in turn; raises SystemExit if its tests fail without one."""
+    """The first `count` in random order, one of each module in turn; SystemExit if tests fail without a mutation."""
     for module in TESTS:
         fate, used = tested(module, None, 300, [*TESTS[module], *MORE[module]])
         print(f"{module}: {fate} without a mutation, {used:.1f} s", flush=True)
@@ -268,6 +271,7 @@ def main() -> None:
         importlib.import_module(name)  # once, before the forks; nothing of ours
     gc.freeze()  # no child looks through all that again
     assert not [name for name in sys.modules if name.split(".")[0] == "pnnh"]
+    facts = evidence()
     every, start = {module: mutants_of(module) for module in TESTS}, time.monotonic()
     if chosen.survivors:
         rows = json.loads(RECORD.read_text())["mutants"]
@@ -278,25 +282,25 @@ def main() -> None:
             tried(mutant, chosen.seconds) if row["fate"] == "survived" else row
             for mutant, row in zip(mutants, rows, strict=True)
         ]
-        table = write(rows, every, chosen, time.monotonic() - start)
+        table = write(rows, every, chosen, facts | {"seconds": time.monotonic() - start})
     else:
         rows = []
         for mutant in sampled(every, chosen.mutants, chosen.seed):
             rows.append(tried(mutant, chosen.seconds))
-            table = write(rows, every, chosen, time.monotonic() - start)  # each time: whenever it ends, this was tried
+            spent = {"seconds": time.monotonic() - start}
+            table = write(rows, every, chosen, facts | spent)  # each time: whenever it ends, this was tried
     print(json.dumps(table, indent=1))
 
 
-def write(rows: list[dict], every: dict[str, list[Mutant]], chosen: argparse.Namespace, seconds: float) -> list[dict]:
+def write(rows: list[dict], every: dict[str, list[Mutant]], chosen: argparse.Namespace, facts: dict) -> list[dict]:
     """Writes the record; returns its summary, one row a module."""
     table = []
     for module, mutants in every.items():
         fates = Counter(row["fate"] for row in rows if row["module"] == module)
         table.append({"module": module, "possible": len(mutants), "tried": sum(fates.values()), **fates})
-    result = {"summary": table, "mutants": rows, "seed": chosen.seed, "seconds": seconds, "tests": TESTS, "more": MORE}
-    result |= environment() | {
-        "command": f"python results/scripts/mutate.py --mutants {len(rows)} --seed {chosen.seed}"
-    }
+    result = {"summary": table, "mutants": rows, "seed": chosen.seed, "tests": TESTS, "more": MORE}
+    command = f"python results/scripts/mutate.py --mutants {len(rows)} --seed {chosen.seed}"
+    result |= facts | {"command": command}
     RECORD.write_text(json.dumps(result, indent=1) + "\n")
     return table
 
