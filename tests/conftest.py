@@ -1,4 +1,12 @@
-"""Tests that fork come first: a process whose autograd has started its threads can no longer be forked."""
+"""The scripts beside the records can be imported; tests that fork come first.
+
+A process whose autograd has started its threads can no longer be forked.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "results" / "scripts"))
 
 
 def pytest_collection_modifyitems(items):

@@ -1,10 +1,9 @@
 """The clock's arithmetic, the order of its calls, and the counters against sizes known by hand."""
 
 import gc
-import importlib.util
 import json
-from pathlib import Path
 
+import bench_tables
 import numpy as np
 import pytest
 import timm
@@ -195,22 +194,13 @@ def test_the_page_says_what_the_record_says(record):
     assert report.bench_page(results).sections[0].title == results["cells"][0]["title"]
 
 
-@pytest.fixture(scope="module")
-def tables():
-    path = Path(__file__).parents[1] / "results" / "scripts" / "bench_tables.py"
-    spec = importlib.util.spec_from_file_location("bench_tables", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
+def test_the_docs_page_is_drawn_from_the_records():
+    page = bench_tables.PAGE.read_text()
+    assert bench_tables.rendered(page) == page, "run python results/scripts/bench_tables.py"
 
 
-def test_the_docs_page_is_drawn_from_the_records(tables):
-    page = tables.PAGE.read_text()
-    assert tables.rendered(page) == page, "run python results/scripts/bench_tables.py"
-
-
-def test_a_record_becomes_tables(tables, record):
-    text = tables.benchmark(record[0])
+def test_a_record_becomes_tables(record):
+    text = bench_tables.benchmark(record[0])
     assert text.count("| work | model | time |") == 2
     assert text.count("one training step:") == 4
 

@@ -1,31 +1,22 @@
 """docs/training-deep-plain-nets.md says what the records say, and the comparison uses what the tuning chose."""
 
-import importlib.util
 import json
 from pathlib import Path
 
-import pytest
+import training_tables as script
 
 from pnnh.recipes import METHODS
 
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def script():
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "results" / "scripts" / "training_tables.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_tables_of_the_page_are_those_of_the_records(script):
+def test_the_tables_of_the_page_are_those_of_the_records():
     page = script.PAGE.read_text()
     assert script.rendered(page) == page, "run python results/scripts/training_tables.py"
     assert {match[2] for match in script.SECTION.finditer(page)} == script.BODIES.keys()
 
 
-def test_effects_are_paired_by_seed(script, tmp_path, monkeypatch):
+def test_effects_are_paired_by_seed(tmp_path, monkeypatch):
     """The seed that the default lacks is left out of the effect, not out of the mean."""
     rows = [("default", 0, 0.50), ("default", 1, 0.60), ("wide", 0, 0.53), ("wide", 1, 0.61), ("wide", 2, 0.90)]
     common = {"claim": "a claim", "num_params": 1000, "macs": 2_000_000}
@@ -33,9 +24,9 @@ def test_effects_are_paired_by_seed(script, tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "ideas.json").write_text(json.dumps(record))
     monkeypatch.setattr(script, "ROOT", tmp_path)
-    wide = next(line for line in script.ideas().splitlines() if line.startswith("| wide"))
+    wide = next(line for line in script.BODIES["ideas"]().splitlines() if line.startswith("| wide"))
     assert wide == "| wide | a claim | 68.0 +- 19.5 (3) | +2.0 | 1k | 2.0M |"
-    assert "wide" not in script.ideas(("default",))
+    assert "wide" not in script.ideas(record, ("default",))
 
 
 def test_the_methods_have_what_was_chosen_for_them():

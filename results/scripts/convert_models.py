@@ -20,6 +20,7 @@ import timm
 import torch
 import torchvision
 from _evidence import evidence, show_in
+from _norms import with_statistics
 from torch import nn
 from torch.nn.functional import interpolate
 
@@ -71,17 +72,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module] | str, tuple[str, ...]]] = {
 }
 SMALL = ("ViT-Tiny MLP sublayer", "vit_tiny_patch16_224")  # built for images of 32 pixels
 TOO_LARGE = [(name, "dense") for name in ("resnet101", "resnet152", "wide_resnet50_2", "resnext50_32x4d")]
-
-
-def with_statistics(model: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.normal_(0, 0.2, generator=generator)
-    return model.eval()
 
 
 def build(name: str) -> nn.Module:

@@ -15,7 +15,7 @@ from pathlib import Path
 import timm
 import torch
 from _evidence import evidence, show_in
-from torch import nn
+from _norms import with_statistics
 
 import pnnh.models  # noqa: F401
 from pnnh.convert import fuse
@@ -24,19 +24,6 @@ OUT = Path(__file__).parents[1]
 RESIDUAL = "cifar_resnet56"
 CASES = [(f"pnnh_resnet{depth}", form) for depth in (20, 56, 110) for form in ("dense", "structured")]
 CASES += [("plain_resnet56", "dense"), ("cifar_repvgg56", "dense"), (RESIDUAL, "dense")]
-
-
-def with_statistics(model: nn.Module, seed: int) -> nn.Module:
-    """Random, non-trivial norm statistics, scales and shifts; eval mode."""
-    generator = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.normal_(0, 0.2, generator=generator)
-            module.num_batches_tracked.fill_(1)
-    return model.eval()
 
 
 def examine(name: str, form: str, seed: int, size: int) -> dict:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,14 @@ SECTION = re.compile(r"(<!-- record (\S+) -->\n).*?(<!-- end \2 -->)", re.DOTALL
 ABLATION = ("coder fixed Dirac", "coder fixed orthogonal", "default", "coder per layer")
 
 
-def load(name: str) -> dict[str, Any] | None:
-    path = ROOT / "results" / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+def of(name: str, body: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
+    """What `body` makes of the record results/NAME.json; nothing before there is one."""
+
+    def text() -> str:
+        path = ROOT / "results" / f"{name}.json"
+        return body(json.loads(path.read_text())) if path.is_file() else ""
+
+    return text
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -58,10 +64,7 @@ def effect(rows: list[dict[str, Any]], default: list[dict[str, Any]]) -> str:
     return f"{statistics.mean(gaps):+.1f}" if gaps else ""
 
 
-def ideas(names: tuple[str, ...] | None = None) -> str:
-    record = load("ideas")
-    if record is None:
-        return ""
+def ideas(record: dict[str, Any], names: tuple[str, ...] | None = None) -> str:
     found = by_idea(record["rows"])
     rows = [
         {
@@ -78,10 +81,7 @@ def ideas(names: tuple[str, ...] | None = None) -> str:
     return f"{table(rows)}\n\n{link('ideas', 'python results/scripts/ideas.py')}" if rows else ""
 
 
-def prototypes() -> str:
-    record = load("ideas-prototypes")
-    if record is None:
-        return ""
+def prototypes(record: dict[str, Any]) -> str:
     rows = [
         {
             "idea": name,
@@ -95,10 +95,7 @@ def prototypes() -> str:
     return f"{table(rows)}\n\n{record['note']}\n\n{source}"
 
 
-def tuned() -> str:
-    record = load("rivals-tuned")
-    if record is None:
-        return ""
+def tuned(record: dict[str, Any]) -> str:
     setting = record["setting"]
     held_out = round(setting["limit"] * setting["held_out"])
     rows = [
@@ -117,10 +114,7 @@ def tuned() -> str:
     return f"{said}\n\n{table(rows)}\n\n{link('rivals-tuned', 'python results/scripts/tune_rivals.py')}"
 
 
-def curvature() -> str:
-    record = load("curvature")
-    if record is None:
-        return ""
+def curvature(record: dict[str, Any]) -> str:
     rows = [
         {
             "method": row["method"],
@@ -144,6 +138,13 @@ def comparisons() -> list[tuple[str, dict[str, Any]]]:
     return sorted(found, key=lambda item: (item[1]["data"]["image_size"], item[1]["data"]["num_train"], item[0]))
 
 
+def reached(row: dict[str, Any]) -> str:
+    """The accuracy in a summary row."""
+    if row["test_%"] is None:
+        return "diverged"
+    return f"{row['test_%']:.1f}" + (f" +- {row['std']:.1f}" if row["std"] is not None else "") + f" ({row['n']})"
+
+
 def depths() -> str:
     parts = []
     for name, record in comparisons():
@@ -152,11 +153,9 @@ def depths() -> str:
             {
                 "depth": row["depth"],
                 "method": row["method"],
-                "test accuracy, % (seeds)": f"{row['test_%']:.1f}"
-                + (f" +- {row['std']:.1f} ({row['n']})" if row["std"] is not None else f" ({row['n']})"),
+                "test accuracy, % (seeds)": reached(row),
                 "parameters": f"{row['params'] / 1e3:.0f}k",
                 "MACs": f"{row['macs'] / 1e6:.1f}M",
-                "training img/s": row["img/s"],
             }
             for row in record["summary"]
         ]
@@ -165,10 +164,7 @@ def depths() -> str:
     return "\n\n".join(parts)
 
 
-def shapes() -> str:
-    record = load("imagenet-shapes")
-    if record is None:
-        return ""
+def shapes(record: dict[str, Any]) -> str:
     rows = [
         {
             "net": row["net"],
@@ -195,13 +191,13 @@ def shapes() -> str:
 
 
 BODIES = {
-    "ideas-prototypes": prototypes,
-    "ideas": ideas,
-    "ablation": lambda: ideas(ABLATION),
-    "rivals-tuned": tuned,
-    "curvature": curvature,
+    "ideas-prototypes": of("ideas-prototypes", prototypes),
+    "ideas": of("ideas", ideas),
+    "ablation": of("ideas", lambda record: ideas(record, ABLATION)),
+    "rivals-tuned": of("rivals-tuned", tuned),
+    "curvature": of("curvature", curvature),
     "depth": depths,
-    "imagenet-shapes": shapes,
+    "imagenet-shapes": of("imagenet-shapes", shapes),
 }
 
 

@@ -21,9 +21,9 @@ import tyro
 from pnnh.layers import FrozenDirac, FrozenOrthogonal, LearnedCoder, PerLayerCoder
 from pnnh.layers.block import BlockOptions
 from pnnh.models import PnnhVit
-from pnnh.recipes import transformer_recipe
+from pnnh.recipes import TransformerComparison, transformer_recipe
 from pnnh.report import json_text, write_text
-from pnnh.train import load_data, record, train
+from pnnh.train import Dataset, load_data, record, train
 
 PARTS = Path("runs/vit-ablation")
 RECORD = Path("results/vit-ablation.json")
@@ -69,11 +69,11 @@ VARIANTS: dict[str, tuple[Callable[[int, int], BlockOptions], Callable[[PnnhVit]
 }
 
 
-def build(variant: str, *, depth: int, width: int, image_size: int, patch: int) -> PnnhVit:
-    tokens = (image_size // patch) ** 2
+def build(variant: str, plan: TransformerComparison, data: Dataset) -> PnnhVit:
+    """The net of the comparison `plan`, changed."""
+    (depth,), tokens = plan.depths, (data.image_size // plan.patch) ** 2
     options, change = VARIANTS[variant]
-    sizes = {"img_size": image_size, "patch_size": patch, "embed_dim": width, "depth": depth}
-    net = PnnhVit(**sizes, num_heads=width // 32, num_classes=10, options=options(depth, tokens))
+    net = PnnhVit(**plan.sizes(depth, data), options=options(depth, tokens))
     if change is not None:
         change(net)
     return net
@@ -96,6 +96,7 @@ def main(
         raise SystemExit(f"unknown variant {only!r}; choose from {', '.join(VARIANTS)}")
     data = load_data("cifar10", image_size=image_size, limit=limit)
     recipe = transformer_recipe(data, epochs=epochs)
+    plan = TransformerComparison("cifar10", recipe, depths=(depth,), width=width, patch=patch, image_size=image_size)
     rows = []
     for variant in VARIANTS if only is None else [only]:
         part = PARTS / f"{variant.replace(' ', '-').replace(',', '')}-{seed}.json"
@@ -106,7 +107,7 @@ def main(
         if collect:
             continue
         torch.manual_seed(seed)
-        net = build(variant, depth=depth, width=width, image_size=image_size, patch=patch)
+        net = build(variant, plan, data)
         row = {"variant": variant, "parameters": sum(p.numel() for p in net.parameters())}
         events = []
         for event in train(net, data, recipe, seed=seed, device="cpu"):

@@ -18,11 +18,9 @@ def run() -> int:
 
 def known() -> list[dict]:
     """The rows of models/sizes.csv, which results/scripts/model_sizes.py writes: counting all nets takes a minute."""
-    with resources.files("pnnh").joinpath("models", "sizes.csv").open(encoding="utf-8", newline="") as file:
-        return [
-            {key: int(value) if value.isdigit() else value for key, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    table = resources.files("pnnh").joinpath("models", "sizes.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(table.splitlines())
+    return [{key: int(value) if value.isdigit() else value for key, value in row.items()} for row in rows]
 
 
 def counted(name: str) -> dict:

@@ -57,11 +57,15 @@ class TransformerComparison(Comparison):
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"family": "vit", "width": self.width, "patch": self.patch}
 
+    def sizes(self, depth: int, data: Dataset) -> dict[str, Any]:
+        """What all nets of this depth have in common."""
+        sizes = {"img_size": data.image_size, "patch_size": self.patch, "embed_dim": self.width, "depth": depth}
+        heads = {"num_heads": self.width // HEAD_WIDTH}
+        return sizes | heads | {"num_classes": data.num_classes, "in_chans": data.channels}
+
     def build(self, cell: Cell, data: Dataset) -> tuple[nn.Module, dict[str, Any]]:
         method = self.table[cell.method]
-        kwargs = {"img_size": data.image_size, "patch_size": self.patch, "embed_dim": self.width, "depth": cell.depth}
-        kwargs |= {"num_heads": self.width // HEAD_WIDTH, "num_classes": data.num_classes, "in_chans": data.channels}
-        kwargs |= method.options
+        kwargs = self.sizes(cell.depth, data) | method.options
         try:
             return timm.create_model(method.family, **kwargs), {"name": method.family, "kwargs": kwargs}
         except ValueError as error:
