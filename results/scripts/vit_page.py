@@ -92,6 +92,25 @@ def ablated(record: dict[str, Any]) -> str:
     return f"{setting}, one seed: differences of a point are noise.\n\n{table(rows)}"
 
 
+def tuned(record: dict[str, Any]) -> str:
+    """Methods in rows, learning rates in columns; the best of each method is bold."""
+    found = {(row["method"], row["lr"]): row["held_out_%"] for row in record["rows"]}
+    rates = sorted({lr for _, lr in found})
+    rows = []
+    for method in dict.fromkeys(method for method, _ in found):
+        best = max(found[method, lr] for lr in rates)
+        shown = {lr: f"{found[method, lr]:.1f}" for lr in rates}
+        rows.append(
+            {"method": method} | {f"{lr:g}": f"**{v}**" if found[method, lr] == best else v for lr, v in shown.items()}
+        )
+    settings = record["settings"]
+    setting = (
+        f"Accuracy in % on the {100 * settings['holdout']:g} % of {settings['limit']:,} training images that were held "
+        f"out, depth 12, {settings['recipe']['epochs']} epochs, one seed, by learning rate."
+    )
+    return f"{setting}\n\n{table(rows)}"
+
+
 def conditioned(record: dict[str, Any]) -> str:
     """The last block of every net."""
     names = ("attention_rank", "own_share", "r2", "effective_rank")
@@ -105,7 +124,7 @@ def conditioned(record: dict[str, Any]) -> str:
     return f"At the last block:\n\n{table(rows)}\n\n![Measures by block](figures/vit-conditioning.svg)"
 
 
-BODIES = {"vit-cifar10": compared, "vit-ablation": ablated, "vit-conditioning": conditioned}
+BODIES = {"vit-cifar10": compared, "vit-tuned": tuned, "vit-ablation": ablated, "vit-conditioning": conditioned}
 
 
 def section(name: str) -> str:
