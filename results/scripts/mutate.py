@@ -50,6 +50,7 @@ TESTS = {  # what is mutated, and the tests that should notice
         f"{FUSE}fuse_refuses_in_one_line",
         f"{FUSE}nothing_to_fold_is_refused",
         f"{FUSE}shared_stage_is_folded_once",
+        f"{FUSE}a_stage_inside_a_chain_folds_with_it",
         f"{PROPERTIES}the_cost_of_a_fusion_is_that_of_one_image",
         f"{PROPERTIES}a_fusion_that_changes_the_function_is_refused",
         f"{PROPERTIES}the_limit_of_the_proof_is_allowed",
