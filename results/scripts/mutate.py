@@ -23,7 +23,6 @@ import random
 import resource
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -273,7 +272,7 @@ def main() -> None:
     gc.freeze()  # no child looks through all that again
     assert not [name for name in sys.modules if name.split(".")[0] == "pnnh"]
     facts = evidence()
-    every, start = {module: mutants_of(module) for module in TESTS}, time.monotonic()
+    every = {module: mutants_of(module) for module in TESTS}
     if chosen.survivors:
         rows = json.loads(RECORD.read_text())["mutants"]
         mutants = [Mutant(**{field.name: row[field.name] for field in fields(Mutant)}) for row in rows]
@@ -283,13 +282,12 @@ def main() -> None:
             tried(mutant, chosen.seconds) if row["fate"] == "survived" else row
             for mutant, row in zip(mutants, rows, strict=True)
         ]
-        table = write(rows, every, chosen, facts | {"seconds": time.monotonic() - start})
+        table = write(rows, every, chosen, facts)
     else:
         rows = []
         for mutant in sampled(every, chosen.mutants, chosen.seed):
             rows.append(tried(mutant, chosen.seconds))
-            spent = {"seconds": time.monotonic() - start}
-            table = write(rows, every, chosen, facts | spent)  # each time: whenever it ends, this was tried
+            table = write(rows, every, chosen, facts)  # each time: whenever it ends, this was tried
     print(json.dumps(table, indent=1))
 
 
