@@ -2,6 +2,7 @@
 
     python results/scripts/tune_rivals.py                     every run the record lacks
     python results/scripts/tune_rivals.py --methods tat isonet
+    python results/scripts/tune_rivals.py --rates-only        the first half of the budget, for all methods alike
 
 Learning rates 0.03, 0.1, 0.3 (and further where an end is the best), then two other values of the method's own knob at
 the best rate. CIFAR-10 at 16 px, 10,000 training images of which one in five is held out, depth 56, 4 epochs of
@@ -81,8 +82,8 @@ def score(method: str, lr: float, options: dict[str, float]) -> float:
     return row["held_out_accuracy"]
 
 
-def tune(method: str) -> None:
-    """The rates at the knob's first value, then the knob's others at the best rate."""
+def tune(method: str, *, rates_only: bool) -> None:
+    """The rates at the knob's first value, then (unless `rates_only`) the knob's others at the best rate."""
     knob = KNOBS[method]
     first = {} if knob is None else {knob.name: knob.values[0]}
     scores = {lr: score(method, lr, first) for lr in RATES}
@@ -92,7 +93,7 @@ def tune(method: str) -> None:
         scores[lr] = score(method, lr, first)
         best = lr if scores[lr] == 0 else max(scores, key=scores.__getitem__)  # a diverged run: further down
     best = max(scores, key=scores.__getitem__)
-    for value in () if knob is None else knob.values[1:]:
+    for value in () if knob is None or rates_only else knob.values[1:]:
         score(method, best, {knob.name: value})
 
 
@@ -108,8 +109,10 @@ def chosen(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(KNOBS), default=list(KNOBS))
-    for method in parser.parse_args().methods:
-        tune(method)
+    parser.add_argument("--rates-only", action="store_true")
+    asked = parser.parse_args()
+    for method in asked.methods:
+        tune(method, rates_only=asked.rates_only)
 
 
 if __name__ == "__main__":
