@@ -30,7 +30,7 @@ def diagonal_bias(num_tokens: int, depth: int, mixing: float) -> float:
 def near_identity_attention(q: Tensor, k: Tensor, v: Tensor, diagonal: Tensor) -> Tensor:
     """q, k, v [B, H, T, K], diagonal [H] -> [B, H, T, K]: one softmax, the bias as an ordinary attention mask."""
     eye = torch.eye(q.shape[-2], dtype=q.dtype, device=q.device)
-    mask = diagonal.to(q.dtype).view(-1, 1, 1) * eye  # [H, T, T]
+    mask = diagonal.to(q.dtype).view(1, -1, 1, 1) * eye  # [1, H, T, T]: of four dimensions, or no fused kernel takes it
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
