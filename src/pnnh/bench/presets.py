@@ -22,9 +22,8 @@ PRESETS = {
     "cifar": Preset(
         (("cifar_resnet56", "pnnh_resnet56", "plain_resnet56", "cifar_diracnet56", "cifar_repvgg56"),), batch_size=32
     ),
-    "imagenet": Preset(
-        (("resnet18", "pnnh_resnet18"), ("resnet34", "pnnh_resnet34"), ("resnet50", "pnnh_resnet50", "repvgg_a2")),
-        batch_size=4,
+    "imagenet": Preset(  # no RepVGG: its 1,280 channels crash torch 2.15's convolution on a CPU, going backward
+        (("resnet18", "pnnh_resnet18"), ("resnet34", "pnnh_resnet34"), ("resnet50", "pnnh_resnet50")), batch_size=4
     ),
     "vit": Preset(
         tuple(

@@ -57,7 +57,8 @@ def run(
             result = bench.bench([net[:2] for net in nets], _bench.replace(setting, input_size=nets[0][2]), tell=tell)
             Console(width=220).print(*_bench.tables(result))
             cells.append(_bench.cell(result))
+            if out is not None:  # a later cell may fail: what is measured is kept
+                written = _bench.write(out, {"cells": cells} | record.environment(base.device))
     if out is not None:
-        for path in _bench.write(out, {"cells": cells} | record.environment(base.device)):
-            tell(f"wrote {path}")
+        tell("wrote " + " and ".join(map(str, written)))
     return 0
