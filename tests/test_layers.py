@@ -187,6 +187,19 @@ def test_torch_compile_captures_the_whole_stage():
     torch.testing.assert_close(compiled(images()), net(images()))
 
 
+def test_a_learned_coder_starts_where_it_is_told():
+    for start, frozen in (("dirac", layers.FrozenDirac()), ("orthogonal", layers.FrozenOrthogonal())):
+        kernels = []
+        for choice in (layers.LearnedCoder(start=start), frozen):
+            torch.manual_seed(0)
+            (coder,) = stage(coder=choice).coders
+            kernels.append(coder.weight)
+        assert isinstance(kernels[0], torch.nn.Parameter)
+        torch.testing.assert_close(kernels[0].detach(), kernels[1])
+    with pytest.raises(ValueError, match="start 'zero' of the coder must be one of he, dirac, orthogonal"):
+        stage(coder=layers.LearnedCoder(start="zero"))
+
+
 def test_shift_starts_the_learners_norms_and_gain_scales_the_coder():
     net = stage(shift=1.25)
     assert all(torch.equal(learn.norm.bias, torch.full((4,), 1.25)) for learn in net.learns)

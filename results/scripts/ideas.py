@@ -57,6 +57,12 @@ IDEAS = {
     "coder fixed Dirac": Idea("is mixing needed at all?", kwargs=options(coder=FrozenDirac())),
     "coder fixed orthogonal": Idea("is learning the mixing needed?", kwargs=options(coder=FrozenOrthogonal())),
     "coder per layer": Idea("what does sharing cost?", kwargs=options(coder=PerLayerCoder())),
+    "coder starts as a Dirac": Idea(
+        "learned, but from the identity", kwargs=options(coder=LearnedCoder(start="dirac"))
+    ),
+    "coder starts orthogonal": Idea(
+        "learned, from a mixing that loses nothing", kwargs=options(coder=LearnedCoder(start="orthogonal"))
+    ),
     "coder 3 x 3, learner 3/4": Idea(
         "the parameters in the coder", kwargs=options(coder_kernel_size=3) | {"learner_ratio": 0.75}
     ),

@@ -24,9 +24,11 @@ class LearnedCoder:
     """One learned kernel for all layers of a stage.
 
     It receives the sum of their gradients, so its learning rate is scaled by `lr_scale` and it is not decayed (chosen).
+    start: "he", "dirac" or "orthogonal", a convolution's initial kernel; a Transformer's coder has its own.
     """
 
     lr_scale: float = 0.1
+    start: str = "he"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class PerLayerCoder:
     """Every layer has its own learned kernel, at the learner's learning rate."""
 
 
+STARTS = {"he": he_normal_, "dirac": dirac_, "orthogonal": orthogonal_}
 CoderChoice = LearnedCoder | FrozenDirac | FrozenOrthogonal | PerLayerCoder
 
 
@@ -88,8 +91,10 @@ def coders(choice: CoderChoice, shape: tuple[int, ...], num_layers: int, *, gain
     One coder or, for `PerLayerCoder`, one per layer of `num_layers`.
     """
     match choice:
-        case LearnedCoder(lr_scale):
-            return nn.ModuleList([Coder(shape, init=partial(he_normal_, gain=gain), lr_scale=lr_scale)])
+        case LearnedCoder(lr_scale, start):
+            if start not in STARTS:
+                raise ValueError(f"start {start!r} of the coder must be one of {', '.join(STARTS)}")
+            return nn.ModuleList([Coder(shape, init=partial(STARTS[start], gain=gain), lr_scale=lr_scale)])
         case FrozenDirac():
             return nn.ModuleList([Coder(shape, init=partial(dirac_, gain=gain), frozen=True)])
         case FrozenOrthogonal():
