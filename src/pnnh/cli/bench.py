@@ -50,7 +50,7 @@ def run(
     groups, usual = _bench.groups_of(models, preset, tell)
     sizes = _bench.numbers("batch_size", batch_size or str(usual))
     base = _bench.setting(str(train.pick_device(device)), pairs)
-    cells = []
+    cells, written = [], []
     for group in groups:
         nets = [(name, *load_model(name, image_size=image_size)) for name in group]
         for setting in _bench.settings_of(base, sizes, amp=amp, mode=mode, layout=layout):
@@ -59,6 +59,6 @@ def run(
             cells.append(_bench.cell(result))
             if out is not None:  # a later cell may fail: what is measured is kept
                 written = _bench.write(out, {"cells": cells} | record.environment(base.device))
-    if out is not None:
-        tell("wrote " + " and ".join(map(str, written)))
+    for path in written:
+        tell(f"wrote {path}")
     return 0
