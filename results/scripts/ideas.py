@@ -53,15 +53,17 @@ def options(**changes: Any) -> dict[str, Any]:
 IDEAS = {
     "residual": Idea("the twin", "cifar_resnet56"),
     "plain": Idea("the floor", "plain_resnet56"),
-    "default": Idea("learner as wide as the stream, 1 x 1 shared coder, gain 0.3"),
+    "default": Idea("learner as wide as the stream, 1 x 1 shared coder that starts as 0.3 of a Dirac"),
     "coder fixed Dirac": Idea("is mixing needed at all?", kwargs=options(coder=FrozenDirac())),
     "coder fixed orthogonal": Idea("is learning the mixing needed?", kwargs=options(coder=FrozenOrthogonal())),
     "coder per layer": Idea("what does sharing cost?", kwargs=options(coder=PerLayerCoder())),
-    "coder starts as a Dirac": Idea(
-        "learned, but from the identity", kwargs=options(coder=LearnedCoder(start="dirac"))
-    ),
+    "coder starts at random": Idea("the default before", kwargs=options(coder=LearnedCoder(start="he"))),
     "coder starts orthogonal": Idea(
         "learned, from a mixing that loses nothing", kwargs=options(coder=LearnedCoder(start="orthogonal"))
+    ),
+    "coder at random, rate 0.3": Idea("a faster coder", kwargs=options(coder=LearnedCoder(0.3, start="he"))),
+    "coder at random, norms decay": Idea(
+        "as in He et al. 2015", kwargs=options(coder=LearnedCoder(start="he")), recipe={"decay_norms": True}
     ),
     "coder 3 x 3, learner 3/4": Idea(
         "the parameters in the coder", kwargs=options(coder_kernel_size=3) | {"learner_ratio": 0.75}
@@ -76,9 +78,7 @@ IDEAS = {
     "gain 1": Idea("louder writes at the start", kwargs=options(gain=1.0)),
     "shift solved for the depth": Idea("more survivors", kwargs=options(shift=theory.solve_shift(DEPTH, 4.0))),
     "coder rate 1": Idea("the coder at the learners' rate", kwargs=options(coder=LearnedCoder(lr_scale=1.0))),
-    "coder rate 0.3": Idea("a faster coder", kwargs=options(coder=LearnedCoder(lr_scale=0.3))),
     "wider, 0.98 x parameters": Idea("spend what was saved on width", kwargs={"widths": (22, 44, 88)}),
-    "norms decay": Idea("as in He et al. 2015", recipe={"decay_norms": True}),
     "residual, norms decay": Idea("and what that does to the twin", "cifar_resnet56", recipe={"decay_norms": True}),
     "EMA 0.99": Idea("average the weights", recipe={"ema_decay": 0.99}),
     "label smoothing 0.1": Idea("softer targets", recipe={"label_smoothing": 0.1}),

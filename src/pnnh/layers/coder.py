@@ -24,11 +24,12 @@ class LearnedCoder:
     """One learned kernel for all layers of a stage.
 
     It receives the sum of their gradients, so its learning rate is scaled by `lr_scale` and it is not decayed (chosen).
-    start: "he", "dirac" or "orthogonal", a convolution's initial kernel; a Transformer's coder has its own.
+    start: a convolution's initial kernel: "dirac" (features are copied into the stream; chosen), "he" or "orthogonal".
+    A Transformer's coder has its own.
     """
 
     lr_scale: float = 0.1
-    start: str = "he"
+    start: str = "dirac"
 
 
 @dataclass(frozen=True)
