@@ -1,6 +1,7 @@
 """The clock's arithmetic, the order of its calls, and the counters against sizes known by hand."""
 
 import gc
+import itertools
 import json
 
 import bench_tables
@@ -43,6 +44,16 @@ def test_pairs_are_interleaved_and_every_round_makes_both_sides_anew():
     result = paired(maker("a"), maker("b"), device=CPU, pairs=4, rounds=2, repeats=2, warmup=1)
     assert order == ["a:", "b:", *"abaabbbbaa", "b:", "a:", *"abaabbbbaa"]
     assert result.wall.pairs == result.cpu.pairs == 4
+
+
+@pytest.mark.parametrize("ratios, pairs", [([2.0], 3), ([1.0, 2.0, 3.0], 12), ([1.0, 2.0, 3.0] + [2.0] * 9, 9)])
+def test_rounds_are_added_until_the_ratio_is_known(monkeypatch, ratios, pairs):
+    from pnnh.bench import clock
+
+    given = itertools.cycle(ratios)
+    monkeypatch.setattr(clock, "_pair", lambda *_, **__: ((1.0, 1.0), (next(given),) * 2))
+    make = lambda: lambda: None  # noqa: E731
+    assert paired(make, make, device=CPU, pairs=3, rounds=1, error=0.015).wall.pairs == pairs
 
 
 def test_no_garbage_is_collected_while_the_clock_runs():

@@ -17,7 +17,8 @@ from pnnh.train.evaluate import autocast
 class Setting:
     """batch_size images of `input_size` [C, H, W]; `compiled`: torch.compile; `amp`: "fp32" or "bf16".
 
-    pairs, rounds, repeats: of the clock (`pnnh.bench.paired`); fewer than 30 pairs support no claim.
+    pairs, rounds, repeats, error: of the clock (`pnnh.bench.paired`); fewer than 30 pairs support no claim and are not
+    added to.
     """
 
     input_size: tuple[int, int, int] = (3, 32, 32)
@@ -29,6 +30,7 @@ class Setting:
     pairs: int = 30
     rounds: int = 3
     repeats: int = 2
+    error: float = 0.015
 
     def __str__(self) -> str:
         how = "compiled" if self.compiled else "eager"

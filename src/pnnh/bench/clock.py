@@ -8,6 +8,7 @@ a pair is the least of a few calls), drift (ABBA), other programs (two clocks: w
 from __future__ import annotations
 
 import gc
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,11 @@ class Ratio:
     pairs: int
     median_a: float
     median_b: float
+
+    @property
+    def error(self) -> float:
+        """Half the interval, as a share of the ratio."""
+        return (self.high - self.low) / 2 / self.ratio
 
     @property
     def differs(self) -> bool:
@@ -64,14 +70,20 @@ def paired(
     rounds: int = 3,
     repeats: int = 2,
     warmup: int = 2,
+    error: float = math.inf,
+    at_most: int = 4,
 ) -> Timing:
     """Time B against A in `pairs` pairs, A B B A A B ..., each side of a pair the least of `repeats` calls.
 
-    The pairs are spread over `rounds`; every round makes A and B anew and calls each `warmup` times first.
+    The pairs are spread over `rounds`; every round makes A and B anew and calls each `warmup` times first. Rounds are
+    added, up to `at_most` times as many, until the wall clock's ratio is known within `error` (a share of it).
     """
     times: list[tuple[Reading, Reading]] = []
+    usual = np.array_split(np.arange(pairs), rounds)
     with undisturbed():
-        for round_, numbers in enumerate(np.array_split(np.arange(pairs), rounds)):
+        for round_, numbers in enumerate(usual * at_most):
+            if round_ >= rounds and ratio_of(np.asarray(times)[:, :, 0]).error <= error:
+                break
             if round_ % 2:
                 b, a = make_b(), make_a()
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pnnh.bench.memory import checkpoint_bytes, optimizer_bytes, peak_bytes
 from pnnh.bench.roofline import Rates, measure_rates, roofline
 
 ENOUGH_PAIRS = 30
-YARDSTICK = {"time": 1.0, "interval": "—", "cpu_time": 1.0, "verdict": "—"}
+YARDSTICK = {"time": 1.0, "interval": "—", "pairs": "—", "cpu_time": 1.0, "verdict": "—"}
 
 Named = tuple[str, nn.Module]
 
@@ -78,12 +79,13 @@ def verdict(ratio: Ratio, control: Ratio) -> str:
 
 def _times(first: str, reference: nn.Module, other: Named, setting: Setting, tell: Callable) -> dict[str, Timing]:
     name, model = other
+    error = setting.error if setting.pairs >= ENOUGH_PAIRS else math.inf
     clock = {"pairs": setting.pairs, "rounds": min(setting.rounds, setting.pairs), "repeats": setting.repeats}
     times = {}
     for what, make in WORKS.items():
         tell(f"timing {what}: {name} against {first}")
         a, b = (lambda net=net, make=make: make(net, setting) for net in (reference, model))
-        times[what] = paired(a, b, device=torch.device(setting.device), **clock)
+        times[what] = paired(a, b, device=torch.device(setting.device), error=error, **clock)
     return times
 
 
@@ -94,6 +96,7 @@ def _columns(times: dict[str, Timing], control: dict[str, Timing], setting: Sett
         row |= {
             f"{what}_time": round(wall.ratio, 4),
             f"{what}_interval": f"{wall.low:.3f}-{wall.high:.3f}",
+            f"{what}_pairs": wall.pairs,
             f"{what}_cpu_time": round(timing.cpu.ratio, 4),
             f"{what}_verdict": "control" if times is control else verdict(wall, control[what].wall),
             f"{what}_ms": round(1e3 * wall.median_b, 3),
