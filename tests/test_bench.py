@@ -46,7 +46,7 @@ def test_pairs_are_interleaved_and_every_round_makes_both_sides_anew():
     assert result.wall.pairs == result.cpu.pairs == 4
 
 
-@pytest.mark.parametrize("ratios, pairs", [([2.0], 3), ([1.0, 2.0, 3.0], 12), ([1.0, 2.0, 3.0] + [2.0] * 9, 9)])
+@pytest.mark.parametrize(("ratios", "pairs"), [([2.0], 3), ([1.0, 2.0, 3.0], 12), ([1.0, 2.0, 3.0] + [2.0] * 9, 9)])
 def test_rounds_are_added_until_the_ratio_is_known(monkeypatch, ratios, pairs):
     from pnnh.bench import clock
 

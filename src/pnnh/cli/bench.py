@@ -36,8 +36,8 @@ def run(
         amp: Arithmetic of the forward pass: fp32, bf16.
         mode: eager, compiled (torch.compile).
         layout: channels_last, contiguous.
-        pairs: Timed pairs per ratio, and up to four times as many until it is known within 1.5 %. Below 30 it is exactly
-            so many, and nothing is claimed.
+        pairs: Timed pairs per ratio, and up to four times as many until it is known within 1.5 %. Below 30 none are
+            added, and nothing is claimed.
         out: A folder for results.json and report.html, or a .json file for the record alone.
     """
     from rich.console import Console
