@@ -26,7 +26,7 @@ from pnnh.train import NotFinite, load_data, recipe_for, train
 PLACE = Path(__file__).resolve().parents[1] / "rivals-tuned.json"
 SETTING = {"data": "cifar10", "image_size": 16, "limit": 10_000, "held_out": 0.2, "depth": 56, "epochs": 4, "seed": 0}
 RATES = (0.03, 0.1, 0.3)
-FURTHER = {0.03: 0.01, 0.01: 0.003, 0.003: 0.001, 0.3: 1.0}
+FURTHER = {0.03: 0.01, 0.01: 0.003, 0.003: 0.001, 0.001: 0.0003, 0.3: 1.0, 1.0: 3.0}
 
 
 @dataclass(frozen=True)
