@@ -84,6 +84,8 @@ IDEAS = {
     "label smoothing 0.1": Idea("softer targets", recipe={"label_smoothing": 0.1}),
     "AdamW 2e-3": Idea("another optimiser", recipe={"optimizer": AdamW(lr=2e-3), "weight_decay": 0.05}),
     "lr 0.2": Idea("a larger step", recipe={"lr": 0.2}),
+    "lr 0.3": Idea("a still larger step", recipe={"lr": 0.3}),
+    "residual, lr 0.3": Idea("and the twin's", "cifar_resnet56", recipe={"lr": 0.3}),
     "lr 0.05": Idea("a smaller step", recipe={"lr": 0.05}),
 }
 
