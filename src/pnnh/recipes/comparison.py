@@ -42,10 +42,10 @@ METHODS = {
     "plain": Method("plain_resnet"),
     "residual": Method("cifar_resnet"),
     "pnnh": Method("pnnh_resnet"),
-    "diracnet": Method("cifar_diracnet"),
+    "diracnet": Method("cifar_diracnet", lr=1.0),
     "repvgg": Method("cifar_repvgg"),
-    "isonet": Method("cifar_isonet", lr=0.03),
-    "tat": Method("cifar_tatnet", lr=0.003),
+    "isonet": Method("cifar_isonet", lr=0.01),
+    "tat": Method("cifar_tatnet", lr=0.001),
 }
 
 
