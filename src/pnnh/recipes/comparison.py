@@ -30,7 +30,7 @@ class Method:
     """A family in timm's registry, and what it needs in place of the common recipe and its own defaults.
 
     lr: the learning rate tuned for it, None is the recipe's. options: its nets' keyword arguments.
-    Chosen on held-out training images (results/rivals-tuned.json) or, not yet tuned, by results/scripts/curvature.py.
+    Chosen on held-out training images (results/rivals-tuned.json).
     """
 
     family: str
@@ -41,7 +41,7 @@ class Method:
 METHODS = {
     "plain": Method("plain_resnet"),
     "residual": Method("cifar_resnet"),
-    "pnnh": Method("pnnh_resnet"),
+    "pnnh": Method("pnnh_resnet", lr=0.3),
     "diracnet": Method("cifar_diracnet", lr=1.0),
     "repvgg": Method("cifar_repvgg"),
     "isonet": Method("cifar_isonet", lr=0.01),
