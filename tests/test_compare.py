@@ -77,15 +77,16 @@ def test_two_processes_give_the_rows_of_one(plan, tmp_path):
 
 
 @pytest.fixture
-def wild(plan):
-    """A plain net at a rate that no net survives, and TAT at its own."""
-    return replace(plan, recipe=plan.recipe.with_lr(1e18), methods=("plain", "tat"))
+def wild(plan, monkeypatch):
+    """PNNH at a rate that no net survives, and TAT at its own."""
+    monkeypatch.setitem(comparison.METHODS, "pnnh", comparison.Method("pnnh_resnet", lr=1e18))
+    return replace(plan, methods=("pnnh", "tat"))
 
 
 def test_a_diverged_net_is_a_row_and_the_others_go_on(wild, tmp_path, monkeypatch):
     rows = {row["method"]: row for row in recipes.run(wild, device="cpu", out=tmp_path)}
-    assert re.match(r"the loss is not finite at step \d of 2, first in layer '", rows["plain"]["diverged"])
-    assert rows["plain"]["test_accuracy"] is rows["plain"]["train_accuracy"] is rows["plain"]["model"] is None
+    assert re.match(r"the loss is not finite at step \d of 2, first in layer '", rows["pnnh"]["diverged"])
+    assert rows["pnnh"]["test_accuracy"] is rows["pnnh"]["train_accuracy"] is rows["pnnh"]["model"] is None
     assert rows["tat"]["diverged"] is None
     assert 0 <= rows["tat"]["test_accuracy"] <= 1
     assert (tmp_path / rows["tat"]["model"] / "model.safetensors").is_file()
