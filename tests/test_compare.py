@@ -105,6 +105,13 @@ def test_diverged_nets_are_counted_not_averaged():
     assert "diverged" not in recipes.summary([old])[0]
 
 
+def test_a_summary_has_learning_rates_where_they_differ():
+    cell = {"method": "pnnh", "depth": 8, "num_params": 10, "macs": 20, "images_per_second": 5.0, "test_accuracy": 0.5}
+    rows = [cell | {"lr": 0.3}, cell | {"method": "residual", "lr": 0.1}]
+    assert [row["lr"] for row in recipes.summary(rows)] == [0.3, 0.1]
+    assert "lr" not in recipes.summary(rows[:1])[0]
+
+
 def test_the_command_reports_a_diverged_net_and_fails_only_if_all_are(tmp_path, capsys):
     sizes = ["--depths", "8", "--epochs", "1", "--image-size", "8", "--limit", "64", "--device", "cpu"]
     sizes += ["--jobs", "1", "--batch-size", "32"]

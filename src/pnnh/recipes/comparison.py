@@ -209,12 +209,14 @@ def survival(model: nn.Module, data: Dataset, num_images: int = 128) -> list[flo
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per method and depth: mean and sample standard deviation over the `n` seeds that trained, in %.
 
-    Where nets diverged each row counts its own; test_% is None if none of them trained.
+    Where nets diverged each row counts its own; test_% is None if none of them trained. Where learning rates differ each
+    row has its own.
     """
     cells: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:
         cells.setdefault((row["method"], row["depth"]), []).append(row)
     some_diverged = any(row.get("diverged") for row in rows)
+    several_rates = len({row.get("lr") for row in rows}) > 1
     table = []
     for (method, depth), group in sorted(cells.items(), key=lambda item: item[0][1]):
         trained = [row for row in group if not row.get("diverged")]
@@ -222,6 +224,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         speed = [row["images_per_second"] for row in group if row["images_per_second"] is not None]
         table.append(
             {"method": method, "depth": depth, "params": group[0]["num_params"], "macs": group[0]["macs"]}
+            | ({"lr": group[0].get("lr")} if several_rates else {})
             | {"test_%": round(statistics.mean(test), 2) if test else None}
             | {"std": round(statistics.stdev(test), 2) if len(test) > 1 else None, "n": len(test)}
             | ({"diverged": len(group) - len(trained)} if some_diverged else {})
