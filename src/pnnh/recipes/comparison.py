@@ -209,8 +209,8 @@ def survival(model: nn.Module, data: Dataset, num_images: int = 128) -> list[flo
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row per method and depth: mean and sample standard deviation over the `n` seeds that trained, in %.
 
-    Where nets diverged each row counts its own; test_% is None if none of them trained. Where learning rates differ each
-    row has its own.
+    Where nets diverged each row counts its own; test_% is None if none of them trained. Where learning rates
+    differ each row has its own.
     """
     cells: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in rows:

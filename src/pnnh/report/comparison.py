@@ -26,9 +26,10 @@ def comparison_page(results: Mapping[str, Any]) -> Page:
     rows, table = results["rows"], results["summary"]
     recipe = results["settings"]["recipe"]
     data = results["data"]
+    own = ", except for learning rates, which were tuned alike" if any("lr" in row for row in table) else ""
     lead = (
         f"{len(rows)} nets trained on {data['name']} for {recipe['epochs']} epochs each, batch {recipe['batch_size']}, "
-        "the same recipe for every method. Curves show test images after every epoch; the table takes the last."
+        f"the same recipe for every method{own}. Curves show test images after every epoch; the table takes the last."
     )
     sections = [
         Section("What happened", reading=[*reading(table), *divergences(rows)]),
