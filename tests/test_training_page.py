@@ -30,9 +30,9 @@ def test_effects_are_paired_by_seed(tmp_path, monkeypatch):
 
 
 def test_the_methods_have_what_was_chosen_for_them():
-    """Of the rivals whose tuning is complete: three rates and two other values of their own knob, at least."""
+    """Of those whose rates were tuned, three at least."""
     record = json.loads((ROOT / "results" / "rivals-tuned.json").read_text())
     for method, best in record["chosen"].items():
-        if sum(row["method"] == method for row in record["rows"]) >= 5:
+        if len({row["lr"] for row in record["rows"] if row["method"] == method}) >= 3:
             assert (METHODS[method].lr or 0.1) == best["lr"], method
             assert record["defaults"][method] | METHODS[method].options == best["options"], method

@@ -31,7 +31,7 @@ def run(
 
     Args:
         data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg).
-        methods: Comma-separated: plain, residual, pnnh; rivals diracnet, repvgg, isonet, tat, for ViTs skip_init.
+        methods: Comma-separated: plain, residual, pnnh, pnnh_wide; diracnet, repvgg, isonet, tat; for ViTs skip_init.
         depths: Comma-separated; default 20,56, each 6n + 2; for ViTs 12, any number of blocks.
         epochs: Passes over the training images; default 8 for digits, else 10.
         seeds: Comma-separated.

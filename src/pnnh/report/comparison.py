@@ -11,14 +11,15 @@ from pnnh.report.page import Page, Section
 _RIVALS = {"diracnet": "DiracNet", "repvgg": "RepVGG", "isonet": "ISONet", "tat": "TAT"}
 _COLOUR = {"plain": COLOURS[4], "residual": COLOURS[0], "pnnh": COLOURS[2]}
 _COLOUR |= dict(zip(_RIVALS, (COLOURS[1], COLOURS[3], COLOURS[6], COLOURS[7]), strict=True))
-_COLOUR["skip_init"] = COLOURS[1]
+_COLOUR |= {"skip_init": COLOURS[1], "pnnh_wide": COLOURS[5]}
 _COLUMNS = "Params: shared kernels once. MACs: of one image. img/s: training, median epoch."
 _SEEDS = "Thin lines: single seeds. Test accuracy after each epoch."
 _ALIVE = (
     "Share of positive units after each ReLU on 128 test images, first layer left, last layer right. "
     "A layer of a PNNH net has a learner and a stream: a dot each."
 )
-_LABEL = {"plain": "plain", "residual": "residual", "pnnh": "PNNH"} | _RIVALS | {"skip_init": "Cutting the Skip"}
+_OURS = {"pnnh": "PNNH", "pnnh_wide": "Wider PNNH"}
+_LABEL = {"plain": "plain", "residual": "residual"} | _OURS | _RIVALS | {"skip_init": "Cutting the Skip"}
 
 
 def comparison_page(results: Mapping[str, Any]) -> Page:
@@ -74,14 +75,14 @@ def reading(table: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = []
     for depth in depths:
         present = {m: cell[m, depth] for m in _LABEL if (m, depth) in cell}
-        if "pnnh" in present and "residual" in present:
-            ours, theirs = present["pnnh"], present["residual"]
+        for method in [name for name in _OURS if {name, "residual"} <= present.keys()]:
+            ours, theirs = present[method], present["residual"]
             gap = ours["test_%"] - theirs["test_%"]
             side = f"{gap:.1f} points above" if gap > 0 else f"{-gap:.1f} points below"
             how = "level with" if abs(gap) < 0.5 else side
             params, macs = ours["params"] / theirs["params"], ours["macs"] / theirs["macs"]
             lines.append(
-                f"Depth {depth}: PNNH reaches {ours['test_%']:.1f} %, {how} its residual twin "
+                f"Depth {depth}: {_OURS[method]} reaches {ours['test_%']:.1f} %, {how} its residual twin "
                 f"({theirs['test_%']:.1f} %), with {params:.2f} times the parameters and {macs:.2f} times the MACs"
                 + _caution(ours, theirs, gap)
             )
