@@ -316,6 +316,13 @@ def conv_and_norm():
     return chain.eval()
 
 
+def test_a_norm_folds_only_into_a_convolution_right_before_it():
+    chain = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), *conv_and_norm()[1:], nn.Conv2d(3, 2, 1), nn.ReLU()).double()
+    assert fold(chain.eval()) is None
+    chain.insert(4, nn.BatchNorm2d(2).double())
+    assert [type(module) for module in fold(chain.eval())] == [nn.Conv2d, nn.ReLU, nn.BatchNorm2d, nn.Conv2d, nn.ReLU]
+
+
 @pytest.mark.parametrize("error", [1e-8, float("nan")])
 def test_a_fusion_that_changes_the_function_is_refused(monkeypatch, error):
     def off(module, form):

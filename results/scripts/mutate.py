@@ -43,6 +43,7 @@ TESTS = {  # what is mutated, and the tests that should notice
         f"{FUSE}fuse_refuses_in_one_line",
         f"{PROPERTIES}a_dirac_hands_on_and_an_embedded_kernel_is_the_same",
         f"{PROPERTIES}a_layer_with_two_activations_does_not_fold",
+        f"{PROPERTIES}a_norm_folds_only_into_a_convolution_right_before_it",
     ],
     "pnnh.convert.fuse": [
         f"{PROPERTIES}fuse_proves_itself_inside_any_net",
@@ -97,6 +98,7 @@ MORE = {  # what survives those meets these as well
     ],
 }
 LENGTHS, NOISE, SPACE = "of one length by construction", "any noise proves as much", "white space in a JSON file"
+COPIES = "copies what need not be copied; what is written is the same"
 EQUIVALENT = [  # module, start of the line, change: these may survive, because nothing that can be observed is changed
     ("pnnh.layers.fold", "around = [(large - small) // 2 for large, small in zip(size,", "True -> False", LENGTHS),
     ("pnnh.layers.fold", "kernels, biases = zip(*(fold_conv(half[0], half[1])", "True -> False", LENGTHS),
@@ -104,6 +106,12 @@ EQUIVALENT = [  # module, start of the line, change: these may survive, because 
     ("pnnh.layers.fold", "for learn, write in zip([None, *stage.learns], stage.writes,", "True -> False", LENGTHS),
     ("pnnh.convert.fuse", "generator = torch.Generator().manual_seed(0)", "0 -> 1", NOISE),
     ("pnnh.convert.fuse", "return (torch.randn(4,", "4 -> 5", NOISE),
+    (
+        "pnnh.train.checkpoint",
+        "if value.untyped_storage().data_ptr() in owners:",
+        "value.untyped_storage().data_ptr() in owners -> value.untyped_storage().data_ptr() not in owners",
+        COPIES,
+    ),
     ("pnnh.train.checkpoint", "data = (json.dumps(value, indent=1,", "1 -> 2", SPACE),
     ("pnnh.train.checkpoint", 'write_bytes(folder / "manifest.json", (json.dumps({"format"', "1 -> 2", SPACE),
 ]
