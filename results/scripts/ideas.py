@@ -30,7 +30,7 @@ from pnnh.layers import (
     PipelinedStage,
     PlainOptions,
 )
-from pnnh.train import AdamW, Recipe, load_data, recipe_for, train
+from pnnh.train import AdamW, Muon, OneCycle, Recipe, load_data, recipe_for, train
 
 PLACE = Path(__file__).resolve().parents[1] / "ideas.json"
 DEPTH = 56
@@ -83,6 +83,8 @@ IDEAS = {
     "EMA 0.99": Idea("average the weights", recipe={"ema_decay": 0.99}),
     "label smoothing 0.1": Idea("softer targets", recipe={"label_smoothing": 0.1}),
     "AdamW 2e-3": Idea("another optimiser", recipe={"optimizer": AdamW(lr=2e-3), "weight_decay": 0.05}),
+    "Muon 2e-3": Idea("orthogonalised steps", recipe={"optimizer": Muon(lr=2e-3), "weight_decay": 0.05}),
+    "warm-up a tenth": Idea("a shorter rise", recipe={"schedule": OneCycle(warmup=0.1)}),
     "lr 0.2": Idea("a larger step", recipe={"lr": 0.2}),
     "lr 0.3": Idea("a still larger step", recipe={"lr": 0.3}),
     "residual, lr 0.3": Idea("and the twin's", "cifar_resnet56", recipe={"lr": 0.3}),
