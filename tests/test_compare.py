@@ -195,6 +195,9 @@ def test_the_reading_follows_the_numbers():
     deeper = reading(table(90.0, 90.0, 90.0, depth=20) + table(50.0, 90.2, 95.0))
     assert "From depth 20 to 56 the plain net loses 40.0 points." in deeper
     assert "From depth 20 to 56 the residual net neither gains nor loses: 0.2 points." in deeper
+    wider = table(60.0, 98.0, 97.0)
+    wider[2]["method"] = "pnnh_wide"
+    assert any("Wider PNNH reaches 97.0 %, 1.0 points below its residual twin" in line for line in reading(wider))
 
 
 def test_command_writes_results_and_a_self_contained_report(tmp_path, capsys):

@@ -1,17 +1,18 @@
-"""What moves accuracy: one net per idea, trained alike, scored on held-out training images. Writes results/ideas.json.
+"""What moves accuracy: one net per idea, trained alike, scored on held-out training images. Writes results/ideas*.json.
 
     python results/scripts/ideas.py                        every idea that the record lacks, seed 0
     python results/scripts/ideas.py --only default --seed 1
+    python results/scripts/ideas.py --setting longer --only "lr 0.3"
 
-The ranking setting: CIFAR-10 at 16 px, 20,000 training images of which one in five is held out for the score, depth 56,
-5 epochs of SGD 0.1 with one cycle. It ranks ideas; it publishes nothing, and the test images are never looked at.
+CIFAR-10 at 16 px, SGD 0.1 with one cycle, one training image in so many held out for the score; depth, images
+and epochs are those of the setting. It ranks ideas; it publishes nothing, and the test images are never looked at.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,33 @@ from pnnh.layers import (
 )
 from pnnh.train import AdamW, Muon, OneCycle, Recipe, load_data, recipe_for, train
 
-PLACE = Path(__file__).resolve().parents[1] / "ideas.json"
-DEPTH = 56
+RESULTS = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where ideas are ranked: how deep a net, on how many images, one in `every` of them held out, how long."""
+
+    record: str
+    depth: int
+    limit: int | None
+    every: int
+    epochs: int
+
+
+SETTINGS = {
+    "ranking": Setting("ideas", 56, 25_000, 5, 5),
+    "longer": Setting("ideas-longer", 20, None, 10, 10),  # as the full images are trained, at a quarter of the size
+    "deeper": Setting("ideas-deeper", 110, 25_000, 5, 5),
+}
 
 
 @dataclass(frozen=True)
 class Idea:
-    """A net and what its recipe changes. The claim is what one hoped for."""
+    """A family of nets and what its recipe changes. The claim is what one hoped for."""
 
     claim: str
-    net: str = "pnnh_resnet56"
+    net: str = "pnnh_resnet"
     kwargs: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
 
@@ -51,8 +69,8 @@ def options(**changes: Any) -> dict[str, Any]:
 
 
 IDEAS = {
-    "residual": Idea("the twin", "cifar_resnet56"),
-    "plain": Idea("the floor", "plain_resnet56"),
+    "residual": Idea("the twin", "cifar_resnet"),
+    "plain": Idea("the floor", "plain_resnet"),
     "default": Idea("learner as wide as the stream, 1 x 1 shared coder that starts as 0.3 of a Dirac"),
     "coder fixed Dirac": Idea("is mixing needed at all?", kwargs=options(coder=FrozenDirac())),
     "coder fixed orthogonal": Idea("is learning the mixing needed?", kwargs=options(coder=FrozenOrthogonal())),
@@ -76,10 +94,10 @@ IDEAS = {
     ),
     "gain 0.1": Idea("quieter writes at the start", kwargs=options(gain=0.1)),
     "gain 1": Idea("louder writes at the start", kwargs=options(gain=1.0)),
-    "shift solved for the depth": Idea("more survivors", kwargs=options(shift=theory.solve_shift(DEPTH, 4.0))),
+    "shift solved for the depth": Idea("more survivors", kwargs=options(shift=theory.solve_shift(56, 4.0))),
     "coder rate 1": Idea("the coder at the learners' rate", kwargs=options(coder=LearnedCoder(lr_scale=1.0))),
     "wider, 0.98 x parameters": Idea("spend what was saved on width", kwargs={"widths": (22, 44, 88)}),
-    "residual, norms decay": Idea("and what that does to the twin", "cifar_resnet56", recipe={"decay_norms": True}),
+    "residual, norms decay": Idea("and what that does to the twin", "cifar_resnet", recipe={"decay_norms": True}),
     "EMA 0.99": Idea("average the weights", recipe={"ema_decay": 0.99}),
     "label smoothing 0.1": Idea("softer targets", recipe={"label_smoothing": 0.1}),
     "AdamW 2e-3": Idea("another optimiser", recipe={"optimizer": AdamW(lr=2e-3), "weight_decay": 0.05}),
@@ -87,26 +105,33 @@ IDEAS = {
     "warm-up a tenth": Idea("a shorter rise", recipe={"schedule": OneCycle(warmup=0.1)}),
     "lr 0.2": Idea("a larger step", recipe={"lr": 0.2}),
     "lr 0.3": Idea("a still larger step", recipe={"lr": 0.3}),
-    "residual, lr 0.3": Idea("and the twin's", "cifar_resnet56", recipe={"lr": 0.3}),
+    "residual, lr 0.3": Idea("and the twin's", "cifar_resnet", recipe={"lr": 0.3}),
     "lr 0.05": Idea("a smaller step", recipe={"lr": 0.05}),
+    "lr 0.3, decay 2e-4": Idea("less decay for a larger step", recipe={"lr": 0.3, "weight_decay": 2e-4}),
+    "lr 0.3, gain 0.15": Idea("quieter writes, as there are more", kwargs=options(gain=0.15), recipe={"lr": 0.3}),
+    "lr 0.3, gain 0.6": Idea("louder writes, as there are fewer", kwargs=options(gain=0.6), recipe={"lr": 0.3}),
+    "lr 0.3, wider early": Idea(
+        "parameters from the last stage to the first", kwargs={"widths": (24, 34, 56)}, recipe={"lr": 0.3}
+    ),
+    "residual, wider early": Idea("and the twin's", "cifar_resnet", kwargs={"widths": (24, 34, 56)}),
 }
 
 
-def recipe_of(idea: Idea, data) -> Recipe:
+def recipe_of(idea: Idea, data, epochs: int) -> Recipe:
     changes = dict(idea.recipe)
     lr = changes.pop("lr", None)
-    recipe = replace(recipe_for(data, epochs=5), **changes)
+    recipe = replace(recipe_for(data, epochs=epochs), **changes)
     return recipe if lr is None else recipe.with_lr(lr)
 
 
-def score(name: str, seed: int) -> dict[str, Any]:
-    """Train the net of an idea and score it on the held-out fifth. Accuracies are shares."""
+def score(name: str, seed: int, setting: Setting) -> dict[str, Any]:
+    """Train the net of an idea and score it on the held-out images. Accuracies are shares."""
     idea = IDEAS[name]
-    data = load_data("cifar10", image_size=16, limit=25_000).split(0.2)
+    data = load_data("cifar10", image_size=16, limit=setting.limit).split(1 / setting.every)
     torch.manual_seed(seed)
-    model = timm.create_model(idea.net, **idea.kwargs)
+    model = timm.create_model(f"{idea.net}{setting.depth}", **idea.kwargs)
     counted = cost(model, (3, 16, 16))
-    recipe = recipe_of(idea, data)
+    recipe = recipe_of(idea, data, setting.epochs)
     for epoch in train(model, data, recipe, seed=seed, evaluate_every=recipe.epochs):
         print(name, seed, epoch, flush=True)
     return {
@@ -126,18 +151,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(IDEAS), action="append")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--setting", choices=list(SETTINGS), default="ranking")
     asked = parser.parse_args()
     assert pnnh.models  # registers the nets
+    setting = SETTINGS[asked.setting]
+    place = RESULTS / f"{setting.record}.json"
     for name in asked.only or IDEAS:
-        rows = json.loads(PLACE.read_text())["rows"] if PLACE.exists() else []
+        rows = json.loads(place.read_text())["rows"] if place.exists() else []
         if any((row["idea"], row["seed"]) == (name, asked.seed) for row in rows):
             continue
-        row = score(name, asked.seed)
-        rows = json.loads(PLACE.read_text())["rows"] if PLACE.exists() else []
+        row = score(name, asked.seed, setting)
+        rows = json.loads(place.read_text())["rows"] if place.exists() else []
         rows.append(row)
         order = list(IDEAS)
         rows.sort(key=lambda row: (order.index(row["idea"]), row["seed"]))
-        PLACE.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+        place.write_text(json.dumps({"setting": asdict(setting), "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

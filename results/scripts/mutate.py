@@ -34,6 +34,7 @@ from _evidence import evidence
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "results" / "mutation.json"
 PROPERTIES, FUSE = "tests/test_properties.py::test_", "tests/test_fuse_export.py::test_"
+STATES = "tests/test_checkpoint_properties.py::test_"
 CHECKPOINT, LOOP = "tests/test_train_checkpoint.py", "tests/test_train_loop.py::test_"
 TESTS = {  # what is mutated, and the tests that should notice
     "pnnh.layers.fold": [
@@ -60,9 +61,9 @@ TESTS = {  # what is mutated, and the tests that should notice
     ],
     "pnnh.train.checkpoint": [
         CHECKPOINT,
-        f"{PROPERTIES}any_tensors_and_values_come_back_as_they_were",
-        f"{PROPERTIES}any_module_comes_back_and_no_other_takes_its_place",
-        f"{PROPERTIES}any_flipped_bit_of_any_tensors_is_detected",
+        f"{STATES}any_tensors_and_values_come_back_as_they_were",
+        f"{STATES}any_module_comes_back_and_no_other_takes_its_place",
+        f"{STATES}any_flipped_bit_of_any_tensors_is_detected",
     ],
     "pnnh.train.store": [
         f"{LOOP}resuming_at_any_step_is_bitwise_the_uninterrupted_run[5-sgd]",

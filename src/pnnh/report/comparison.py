@@ -27,7 +27,7 @@ def comparison_page(results: Mapping[str, Any]) -> Page:
     rows, table = results["rows"], results["summary"]
     recipe = results["settings"]["recipe"]
     data = results["data"]
-    own = ", except for learning rates, which were tuned alike" if any("lr" in row for row in table) else ""
+    own = ", except for its learning rate" if any("lr" in row for row in table) else ""
     lead = (
         f"{len(rows)} nets trained on {data['name']} for {recipe['epochs']} epochs each, batch {recipe['batch_size']}, "
         f"the same recipe for every method{own}. Curves show test images after every epoch; the table takes the last."
