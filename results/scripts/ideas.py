@@ -40,6 +40,7 @@ RESULTS = Path(__file__).resolve().parents[1]
 class Setting:
     """Where ideas are ranked: how deep a net, on how many images, one in `every` of them held out, how long."""
 
+    name: str
     record: str
     depth: int
     limit: int | None
@@ -47,11 +48,11 @@ class Setting:
     epochs: int
 
 
-SETTINGS = {
-    "ranking": Setting("ideas", 56, 25_000, 5, 5),
-    "longer": Setting("ideas-longer", 20, None, 10, 10),  # as the full images are trained, at a quarter of the size
-    "deeper": Setting("ideas-deeper", 110, 25_000, 5, 5),
-}
+SETTINGS = (
+    Setting("ranking", "ideas", 56, 25_000, 5, 5),
+    Setting("longer", "ideas-longer", 20, None, 10, 10),  # as the full images are trained, at a quarter of the size
+    Setting("deeper", "ideas-deeper", 110, 25_000, 5, 5),
+)
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,9 @@ IDEAS = {
     "residual, lr 0.3": Idea("and the twin's", "cifar_resnet", recipe={"lr": 0.3}),
     "lr 0.05": Idea("a smaller step", recipe={"lr": 0.05}),
     "lr 0.3, decay 2e-4": Idea("less decay for a larger step", recipe={"lr": 0.3, "weight_decay": 2e-4}),
+    "lr 0.3, coder fixed Dirac": Idea(
+        "is the coder too fast there?", kwargs=options(coder=FrozenDirac()), recipe={"lr": 0.3}
+    ),
     "lr 0.3, gain 0.15": Idea("quieter writes, as there are more", kwargs=options(gain=0.15), recipe={"lr": 0.3}),
     "lr 0.3, gain 0.6": Idea("louder writes, as there are fewer", kwargs=options(gain=0.6), recipe={"lr": 0.3}),
     "lr 0.3, wider early": Idea(
@@ -151,10 +155,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(IDEAS), action="append")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--setting", choices=list(SETTINGS), default="ranking")
+    parser.add_argument("--setting", choices=[setting.name for setting in SETTINGS], default="ranking")
     asked = parser.parse_args()
     assert pnnh.models  # registers the nets
-    setting = SETTINGS[asked.setting]
+    (setting,) = [setting for setting in SETTINGS if setting.name == asked.setting]
     place = RESULTS / f"{setting.record}.json"
     for name in asked.only or IDEAS:
         rows = json.loads(place.read_text())["rows"] if place.exists() else []

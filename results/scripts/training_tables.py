@@ -12,6 +12,7 @@ import json
 import re
 import statistics
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,28 +58,31 @@ def by_idea(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return ideas
 
 
-def effect(rows: list[dict[str, Any]], default: list[dict[str, Any]]) -> str:
-    """Points above the default net, over the seeds that both have."""
-    base = {row["seed"]: row["held_out_accuracy"] for row in default}
-    gaps = [100 * (row["held_out_accuracy"] - base[row["seed"]]) for row in rows if row["seed"] in base]
+def effect(rows: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
+    """Points above the nets of `base`, over the seeds that both have."""
+    by_seed = {row["seed"]: row["held_out_accuracy"] for row in base}
+    gaps = [100 * (row["held_out_accuracy"] - by_seed[row["seed"]]) for row in rows if row["seed"] in by_seed]
     return f"{statistics.mean(gaps):+.1f}" if gaps else ""
 
 
-def ideas(record: dict[str, Any], names: tuple[str, ...] | None = None) -> str:
+def ideas(record: dict[str, Any], names: tuple[str, ...] | None = None, base: str = "default") -> str:
+    """One row per idea, with its distance from `base`."""
     found = by_idea(record["rows"])
+    setting = record.get("setting", {"record": "ideas"})
+    script = "python results/scripts/ideas.py" + (f" --setting {setting['name']}" if "name" in setting else "")
     rows = [
         {
             "idea": name,
             "what for": group[0]["claim"],
             "held-out accuracy, % (seeds)": spread([row["held_out_accuracy"] for row in group]),
-            "against the default": effect(group, found.get("default", [])),
+            f"against {'the default' if base == 'default' else base}": effect(group, found.get(base, [])),
             "parameters": f"{group[0]['num_params'] / 1e3:.0f}k",
             "MACs": f"{group[0]['macs'] / 1e6:.1f}M",
         }
         for name, group in found.items()
         if names is None or name in names
     ]
-    return f"{table(rows)}\n\n{link('ideas', 'python results/scripts/ideas.py')}" if rows else ""
+    return f"{table(rows)}\n\n{link(setting['record'], script)}" if rows else ""
 
 
 def prototypes(record: dict[str, Any]) -> str:
@@ -195,6 +199,8 @@ BODIES = {
     "ideas-prototypes": of("ideas-prototypes", prototypes),
     "ideas": of("ideas", ideas),
     "ablation": of("ideas", lambda record: ideas(record, ABLATION)),
+    "ideas-longer": of("ideas-longer", partial(ideas, base="lr 0.3")),
+    "ideas-deeper": of("ideas-deeper", partial(ideas, base="lr 0.3")),
     "rivals-tuned": of("rivals-tuned", tuned),
     "curvature": of("curvature", curvature),
     "depth": depths,
