@@ -65,8 +65,11 @@ class Idea:
     recipe: dict[str, Any] = field(default_factory=dict)
 
 
+FORMER = LearnedCoder(lr_scale=0.1)  # the coder against which ideas were ranked; it was the default then
+
+
 def options(**changes: Any) -> dict[str, Any]:
-    return {"options": PlainOptions(**changes)}
+    return {"options": PlainOptions(**{"coder": FORMER} | changes)}
 
 
 IDEAS = {
@@ -76,13 +79,13 @@ IDEAS = {
     "coder fixed Dirac": Idea("is mixing needed at all?", kwargs=options(coder=FrozenDirac())),
     "coder fixed orthogonal": Idea("is learning the mixing needed?", kwargs=options(coder=FrozenOrthogonal())),
     "coder per layer": Idea("what does sharing cost?", kwargs=options(coder=PerLayerCoder())),
-    "coder starts at random": Idea("the default before", kwargs=options(coder=LearnedCoder(start="he"))),
+    "coder starts at random": Idea("the default before", kwargs=options(coder=LearnedCoder(0.1, start="he"))),
     "coder starts orthogonal": Idea(
-        "learned, from a mixing that loses nothing", kwargs=options(coder=LearnedCoder(start="orthogonal"))
+        "learned, from a mixing that loses nothing", kwargs=options(coder=LearnedCoder(0.1, start="orthogonal"))
     ),
     "coder at random, rate 0.3": Idea("a faster coder", kwargs=options(coder=LearnedCoder(0.3, start="he"))),
     "coder at random, norms decay": Idea(
-        "as in He et al. 2015", kwargs=options(coder=LearnedCoder(start="he")), recipe={"decay_norms": True}
+        "as in He et al. 2015", kwargs=options(coder=LearnedCoder(0.1, start="he")), recipe={"decay_norms": True}
     ),
     "coder 3 x 3, learner 3/4": Idea(
         "the parameters in the coder", kwargs=options(coder_kernel_size=3) | {"learner_ratio": 0.75}
@@ -136,7 +139,8 @@ def score(name: str, seed: int, setting: Setting) -> dict[str, Any]:
     idea = IDEAS[name]
     data = load_data("cifar10", image_size=16, limit=setting.limit).split(1 / setting.every)
     torch.manual_seed(seed)
-    model = timm.create_model(f"{idea.net}{setting.depth}", **idea.kwargs)
+    kwargs = options() | idea.kwargs if idea.net == "pnnh_resnet" else idea.kwargs
+    model = timm.create_model(f"{idea.net}{setting.depth}", **kwargs)
     counted = cost(model, (3, 16, 16))
     recipe = recipe_of(idea, data, setting.epochs)
     for epoch in train(model, data, recipe, seed=seed, evaluate_every=recipe.epochs):

@@ -28,7 +28,7 @@ class LearnedCoder:
     A Transformer's coder has its own.
     """
 
-    lr_scale: float = 0.1
+    lr_scale: float = 0.01
     start: str = "dirac"
 
 
