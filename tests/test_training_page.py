@@ -17,8 +17,8 @@ def test_the_tables_of_the_page_are_those_of_the_records():
 
 
 def test_effects_are_paired_by_seed(tmp_path, monkeypatch):
-    """The seed that the default lacks is left out of the effect, not out of the mean."""
-    rows = [("default", 0, 0.50), ("default", 1, 0.60), ("wide", 0, 0.53), ("wide", 1, 0.61), ("wide", 2, 0.90)]
+    """The seed that the base lacks is left out of the effect, not out of the mean."""
+    rows = [("base", 0, 0.50), ("base", 1, 0.60), ("wide", 0, 0.53), ("wide", 1, 0.61), ("wide", 2, 0.90)]
     common = {"claim": "a claim", "num_params": 1000, "macs": 2_000_000}
     record = {"rows": [{"idea": i, "seed": s, "held_out_accuracy": a} | common for i, s, a in rows]}
     (tmp_path / "results").mkdir()
@@ -26,7 +26,7 @@ def test_effects_are_paired_by_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(script, "ROOT", tmp_path)
     wide = next(line for line in script.BODIES["ideas"]().splitlines() if line.startswith("| wide"))
     assert wide == "| wide | a claim | 68.0 +- 19.5 (3) | +2.0 | 1k | 2.0M |"
-    assert "wide" not in script.ideas(record, ("default",))
+    assert "wide" not in script.ideas(record, ("base",))
 
 
 def test_the_methods_have_what_was_chosen_for_them():

@@ -22,7 +22,8 @@ from pnnh.report.table import show
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "training-deep-plain-nets.md"
 SECTION = re.compile(r"(<!-- record (\S+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
-ABLATION = ("coder fixed Dirac", "coder fixed orthogonal", "default", "coder per layer")
+KINDS = ("coder fixed Dirac", "coder fixed orthogonal", "coder per layer")
+ABLATION = ("base", *KINDS, "lr 0.3", *(f"lr 0.3, {kind}" for kind in KINDS), "lr 0.3, coder rate 0.01")
 
 
 def of(name: str, body: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
@@ -65,7 +66,7 @@ def effect(rows: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
     return f"{statistics.mean(gaps):+.1f}" if gaps else ""
 
 
-def ideas(record: dict[str, Any], names: tuple[str, ...] | None = None, base: str = "default") -> str:
+def ideas(record: dict[str, Any], names: tuple[str, ...] | None = None, base: str = "base") -> str:
     """One row per idea, with its distance from `base`."""
     found = by_idea(record["rows"])
     setting = record.get("setting", {"record": "ideas"})
@@ -75,7 +76,7 @@ def ideas(record: dict[str, Any], names: tuple[str, ...] | None = None, base: st
             "idea": name,
             "what for": group[0]["claim"],
             "held-out accuracy, % (seeds)": spread([row["held_out_accuracy"] for row in group]),
-            f"against {'the default' if base == 'default' else base}": effect(group, found.get(base, [])),
+            f"against {base}": effect(group, found.get(base, [])),
             "parameters": f"{group[0]['num_params'] / 1e3:.0f}k",
             "MACs": f"{group[0]['macs'] / 1e6:.1f}M",
         }
