@@ -120,7 +120,8 @@ def _accuracy(table: Sequence[Mapping[str, Any]]) -> str:
             spread = [row["std"] or 0 for row in group]
             left.errorbar([row["depth"] for row in group], [row["test_%"] for row in group], spread, **style)
             right.errorbar([row["params"] / 1e6 for row in group], [row["test_%"] for row in group], spread, **style)
-        left.set(xlabel="depth", ylabel="test accuracy, %", title="Deeper")
+        depths = sorted({row["depth"] for row in table})
+        left.set(xlabel="depth", ylabel="test accuracy, %", title="Deeper", xticks=depths)
         right.set(xlabel="parameters, millions", title="Leaner")
         left.legend()
     return figure.svg
@@ -139,6 +140,7 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
                 named.add(method)
                 axes.plot(*points, color=_COLOUR.get(method), label=label, linewidth=1.3)
             axes.set(title=f"Depth {depth}", xlabel="epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
         figure.axes[0][0].set_ylabel("test accuracy, %")
         figure.axes[0][0].legend()
     return figure.svg
@@ -160,5 +162,5 @@ def _survival(rows: Sequence[Mapping[str, Any]]) -> str:
             axes.axhline(0.5, color="#999999", linewidth=0.8, linestyle=":")
             axes.set(title=f"{title}, depth {depth}", xlabel="position in the net", ylim=(0, 1))
         figure.axes[0].set_ylabel("share of positive units")
-        figure.axes[0].legend()
+        figure.axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure.svg
