@@ -237,3 +237,11 @@ def test_depth_solved_shift_raises_survival_of_the_learners():
     net(torch.randn(32, 3, 16, 16))
     expected = torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(shift)).item()
     assert alive == pytest.approx([expected] * 3, abs=0.03)
+
+
+@pytest.mark.parametrize(("num_layers", "num_writes"), [(2, 1), (6, 3), (18, 9)])
+def test_the_rate_of_a_shared_coder_falls_with_the_square_of_its_uses(num_layers, num_writes):
+    net = stage(num_layers=num_layers)
+    assert net.count_writes(num_layers) == num_writes
+    assert net.coders[0].lr_scale == pytest.approx(num_writes**-2)
+    assert stage(num_layers=num_layers, coder=layers.LearnedCoder(0.5)).coders[0].lr_scale == 0.5

@@ -146,6 +146,8 @@ def test_coder_choices():
 
 def test_the_shared_coder_learns_more_slowly_the_deeper_the_net():
     rates = {depth: BlockOptions().choice(depth).lr_scale for depth in (1, 12, 48)}
+    assert rates == {depth: BlockOptions(coder=LearnedCoder()).choice(depth).lr_scale for depth in rates}
+    assert BlockOptions(coder=LearnedCoder(0.5)).choice(12).lr_scale == 0.5
     assert rates[12] == pytest.approx(4 * rates[48])
     assert rates[1] == 1
 

@@ -26,8 +26,8 @@ from pnnh.layers.mlp import PlainMlp, pair_encoder_
 class BlockOptions:
     """What the blocks of a net are made of.
 
-    coder: which kernels code, and whether they are shared; None is a LearnedCoder at the rate `coder_rate` / depth,
-        because the gradients of all blocks meet in it.
+    coder: which kernels code, and whether they are shared; None is a LearnedCoder, and one without a rate has
+        `coder_rate` / depth, because each of its steps changes all blocks.
     mixing: how much tokens mix over the whole depth at the start; exp(-mixing) of each stays its own (`diagonal_bias`).
     writing: variance that the MLPs' learners add to a token over the whole depth at the start, shared out evenly: each
         starts at the gain sqrt(writing / depth).
@@ -39,7 +39,11 @@ class BlockOptions:
     writing: float = 1.0
 
     def choice(self, depth: int) -> CoderChoice:
-        return self.coder or LearnedCoder(lr_scale=min(1.0, self.coder_rate / depth))
+        match self.coder:
+            case None | LearnedCoder(None):
+                return LearnedCoder(lr_scale=min(1.0, self.coder_rate / depth))
+            case coder:
+                return coder
 
 
 class BlockCoder(nn.Module):

@@ -21,14 +21,15 @@ from pnnh.layers.init import dirac_, he_normal_, orthogonal_
 
 @dataclass(frozen=True)
 class LearnedCoder:
-    """One learned kernel for all layers of a stage.
+    """One learned kernel for all layers of a stage, not decayed.
 
-    It receives the sum of their gradients, so its learning rate is scaled by `lr_scale` and it is not decayed (chosen).
+    lr_scale: multiplies its learning rate. None is 1 / n^2 for n layers (derived, for SGD): its gradient sums n terms
+        and each of its steps changes n layers, so that the stage moves as if one layer had moved its own kernel.
     start: a convolution's initial kernel: "dirac" (features are copied into the stream; chosen), "he" or "orthogonal".
-    A Transformer's coder has its own.
+    A Transformer's coder has its own start, and its rate from `BlockOptions`.
     """
 
-    lr_scale: float = 0.01
+    lr_scale: float | None = None
     start: str = "dirac"
 
 
@@ -95,7 +96,8 @@ def coders(choice: CoderChoice, shape: tuple[int, ...], num_layers: int, *, gain
         case LearnedCoder(lr_scale, start):
             if start not in STARTS:
                 raise ValueError(f"start {start!r} of the coder must be one of {', '.join(STARTS)}")
-            return nn.ModuleList([Coder(shape, init=partial(STARTS[start], gain=gain), lr_scale=lr_scale)])
+            rate = 1 / num_layers**2 if lr_scale is None else lr_scale
+            return nn.ModuleList([Coder(shape, init=partial(STARTS[start], gain=gain), lr_scale=rate)])
         case FrozenDirac():
             return nn.ModuleList([Coder(shape, init=partial(dirac_, gain=gain), frozen=True)])
         case FrozenOrthogonal():
