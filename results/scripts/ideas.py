@@ -51,6 +51,7 @@ class Setting:
 SETTINGS = (
     Setting("ranking", "ideas", 56, 25_000, 5, 5),
     Setting("longer", "ideas-longer", 20, None, 10, 10),  # as the full images are trained, at a quarter of the size
+    Setting("shallower", "ideas-shallower", 20, 25_000, 5, 5),
     Setting("deeper", "ideas-deeper", 110, 25_000, 5, 5),
 )
 

@@ -201,6 +201,7 @@ BODIES = {
     "ideas": of("ideas", ideas),
     "ablation": of("ideas", lambda record: ideas(record, ABLATION)),
     "ideas-longer": of("ideas-longer", partial(ideas, base="lr 0.3")),
+    "ideas-shallower": of("ideas-shallower", partial(ideas, base="lr 0.3")),
     "ideas-deeper": of("ideas-deeper", partial(ideas, base="lr 0.3")),
     "rivals-tuned": of("rivals-tuned", tuned),
     "curvature": of("curvature", curvature),
