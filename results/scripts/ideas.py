@@ -114,13 +114,13 @@ IDEAS = {
     "lr 0.05": Idea("a smaller step", recipe={"lr": 0.05}),
     "lr 0.3, decay 2e-4": Idea("less decay for a larger step", recipe={"lr": 0.3, "weight_decay": 2e-4}),
     "lr 0.3, coder fixed Dirac": Idea(
-        "does what the coder learns help there?", kwargs=options(coder=FrozenDirac()), recipe={"lr": 0.3}
+        "does what the coder learns help?", kwargs=options(coder=FrozenDirac()), recipe={"lr": 0.3}
     ),
     "lr 0.3, coder per layer": Idea(
         "what does sharing cost?", kwargs=options(coder=PerLayerCoder()), recipe={"lr": 0.3}
     ),
     "lr 0.3, coder rate 0.01": Idea(
-        "or only slower", kwargs=options(coder=LearnedCoder(lr_scale=0.01)), recipe={"lr": 0.3}
+        "a slower coder", kwargs=options(coder=LearnedCoder(lr_scale=0.01)), recipe={"lr": 0.3}
     ),
     "lr 0.3, gain 0.15": Idea("quieter writes, as there are more", kwargs=options(gain=0.15), recipe={"lr": 0.3}),
     "lr 0.3, gain 0.6": Idea("louder writes, as there are fewer", kwargs=options(gain=0.6), recipe={"lr": 0.3}),
