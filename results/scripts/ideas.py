@@ -4,8 +4,9 @@
     python results/scripts/ideas.py --only base --seed 1
     python results/scripts/ideas.py --setting longer --only "lr 0.3"
 
-CIFAR-10 at 16 px, SGD 0.1 with one cycle, one training image in so many held out for the score; depth, images
-and epochs are those of the setting. It ranks ideas; it publishes nothing, and the test images are never looked at.
+CIFAR-10 at 16 px, SGD with one cycle, one training image in so many held out for the score; depth, images, epochs,
+learning rate and coder are the setting's where an idea has none of its own. It ranks ideas; it publishes nothing,
+and the test images are never looked at.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from _evidence import evidence
+from torch import nn
 
 import pnnh.models
 from pnnh import theory
@@ -36,9 +39,15 @@ from pnnh.train import AdamW, Muon, OneCycle, Recipe, load_data, recipe_for, tra
 RESULTS = Path(__file__).resolve().parents[1]
 
 
+BASE = LearnedCoder(lr_scale=0.1)
+
+
 @dataclass(frozen=True)
 class Setting:
-    """Where ideas are ranked: how deep a net, on how many images, one in `every` of them held out, how long."""
+    """Where ideas are ranked: how deep a net, on how many images, one in `every` of them held out, how long.
+
+    lr and coder: of the nets without residual connections; the residual twin always learns at 0.1.
+    """
 
     name: str
     record: str
@@ -46,6 +55,8 @@ class Setting:
     limit: int | None
     every: int
     epochs: int
+    lr: float = 0.1
+    coder: LearnedCoder = BASE
 
 
 SETTINGS = (
@@ -53,54 +64,52 @@ SETTINGS = (
     Setting("longer", "ideas-longer", 20, None, 10, 10),  # as the full images are trained, at a quarter of the size
     Setting("shallower", "ideas-shallower", 20, 25_000, 5, 5),
     Setting("deeper", "ideas-deeper", 110, 25_000, 5, 5),
+    Setting("default", "ideas-default", 56, 25_000, 5, 5, 0.3, LearnedCoder()),  # around what the library now does
 )
 
 
 @dataclass(frozen=True)
 class Idea:
-    """A family of nets and what its recipe changes. The claim is what one hoped for."""
+    """A family of nets and what it and its recipe change. The claim is what one hoped for.
+
+    options: of the plain layers. kwargs: of the net. recipe: `lr` and fields of `Recipe`.
+    """
 
     claim: str
     net: str = "pnnh_resnet"
+    options: dict[str, Any] = field(default_factory=dict)
     kwargs: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
-
-
-BASE = LearnedCoder(lr_scale=0.1)  # the coder of the net that ideas are compared with
-
-
-def options(**changes: Any) -> dict[str, Any]:
-    return {"options": PlainOptions(**{"coder": BASE} | changes)}
 
 
 IDEAS = {
     "residual": Idea("the twin", "cifar_resnet"),
     "plain": Idea("the floor", "plain_resnet"),
+    "default": Idea("1 x 1 shared coder that starts as 0.3 of a Dirac and learns at 1 / n^2 of the rate, lr 0.3"),
     "base": Idea("1 x 1 shared coder that starts as 0.3 of a Dirac and learns at 0.1 of the rate, lr 0.1"),
-    "coder fixed Dirac": Idea("is mixing needed at all?", kwargs=options(coder=FrozenDirac())),
-    "coder fixed orthogonal": Idea("is learning the mixing needed?", kwargs=options(coder=FrozenOrthogonal())),
-    "coder per layer": Idea("what does sharing cost?", kwargs=options(coder=PerLayerCoder())),
-    "coder starts at random": Idea("the first form", kwargs=options(coder=LearnedCoder(0.1, start="he"))),
-    "coder starts orthogonal": Idea(
-        "learned, from a mixing that loses nothing", kwargs=options(coder=LearnedCoder(0.1, start="orthogonal"))
-    ),
-    "coder at random, rate 0.3": Idea("a faster coder", kwargs=options(coder=LearnedCoder(0.3, start="he"))),
+    "coder fixed Dirac": Idea("is mixing needed at all?", options={"coder": FrozenDirac()}),
+    "coder fixed orthogonal": Idea("is learning the mixing needed?", options={"coder": FrozenOrthogonal()}),
+    "coder per layer": Idea("what does sharing cost?", options={"coder": PerLayerCoder()}),
+    "coder starts at random": Idea("the first form", options={"coder": LearnedCoder(0.1, start="he")}),
+    "coder at random, rate 0.3": Idea("a faster coder", options={"coder": LearnedCoder(0.3, start="he")}),
     "coder at random, norms decay": Idea(
-        "as in He et al. 2015", kwargs=options(coder=LearnedCoder(0.1, start="he")), recipe={"decay_norms": True}
+        "as in He et al. 2015", options={"coder": LearnedCoder(0.1, start="he")}, recipe={"decay_norms": True}
     ),
     "coder 3 x 3, learner 3/4": Idea(
-        "the parameters in the coder", kwargs=options(coder_kernel_size=3) | {"learner_ratio": 0.75}
+        "the parameters in the coder", options={"coder_kernel_size": 3}, kwargs={"learner_ratio": 0.75}
     ),
     "coder 3 x 3, learner 1/2": Idea(
-        "and a thinner learner", kwargs=options(coder_kernel_size=3) | {"learner_ratio": 0.5}
+        "and a thinner learner", options={"coder_kernel_size": 3}, kwargs={"learner_ratio": 0.5}
     ),
     "pipelined, learner 1/2": Idea(
         "learn and write in every layer", kwargs={"form": PipelinedStage, "learner_ratio": 0.5}
     ),
-    "gain 0.1": Idea("quieter writes at the start", kwargs=options(gain=0.1)),
-    "gain 1": Idea("louder writes at the start", kwargs=options(gain=1.0)),
-    "shift solved for the depth": Idea("more survivors", kwargs=options(shift=theory.solve_shift(56, 4.0))),
-    "coder rate 1": Idea("the coder at the learners' rate", kwargs=options(coder=LearnedCoder(lr_scale=1.0))),
+    "gain 0.1": Idea("quieter writes at the start", options={"gain": 0.1}),
+    "gain 0.6": Idea("louder writes at the start", options={"gain": 0.6}),
+    "gain 1": Idea("still louder writes at the start", options={"gain": 1.0}),
+    "shift solved for the depth": Idea("more survivors", options={"shift": theory.solve_shift(56, 4.0)}),
+    "activations leak 0.1": Idea("nothing is lost for good", options={"act": partial(nn.LeakyReLU, 0.1)}),
+    "coder rate 1": Idea("the coder at the learners' rate", options={"coder": LearnedCoder(lr_scale=1.0)}),
     "wider, 0.98 x parameters": Idea("spend what was saved on width", kwargs={"widths": (22, 44, 88)}),
     "residual, norms decay": Idea("and what that does to the twin", "cifar_resnet", recipe={"decay_norms": True}),
     "EMA 0.99": Idea("average the weights", recipe={"ema_decay": 0.99}),
@@ -108,34 +117,29 @@ IDEAS = {
     "AdamW 2e-3": Idea("another optimiser", recipe={"optimizer": AdamW(lr=2e-3), "weight_decay": 0.05}),
     "Muon 2e-3": Idea("orthogonalised steps", recipe={"optimizer": Muon(lr=2e-3), "weight_decay": 0.05}),
     "warm-up a tenth": Idea("a shorter rise", recipe={"schedule": OneCycle(warmup=0.1)}),
-    "lr 0.2": Idea("a larger step", recipe={"lr": 0.2}),
-    "lr 0.3": Idea("a still larger step", recipe={"lr": 0.3}),
+    "lr 0.3": Idea("a larger step", recipe={"lr": 0.3}),
+    "lr 0.6": Idea("a still larger step", recipe={"lr": 0.6}),
     "residual, lr 0.3": Idea("and the twin's", "cifar_resnet", recipe={"lr": 0.3}),
-    "lr 0.05": Idea("a smaller step", recipe={"lr": 0.05}),
     "lr 0.3, decay 2e-4": Idea("less decay for a larger step", recipe={"lr": 0.3, "weight_decay": 2e-4}),
     "lr 0.3, coder fixed Dirac": Idea(
-        "does what the coder learns help?", kwargs=options(coder=FrozenDirac()), recipe={"lr": 0.3}
-    ),
-    "lr 0.3, coder per layer": Idea(
-        "what does sharing cost?", kwargs=options(coder=PerLayerCoder()), recipe={"lr": 0.3}
+        "does what the coder learns help?", options={"coder": FrozenDirac()}, recipe={"lr": 0.3}
     ),
     "lr 0.3, coder rate 0.01": Idea(
-        "a slower coder", kwargs=options(coder=LearnedCoder(lr_scale=0.01)), recipe={"lr": 0.3}
+        "a slower coder", options={"coder": LearnedCoder(lr_scale=0.01)}, recipe={"lr": 0.3}
     ),
-    "lr 0.3, gain 0.15": Idea("quieter writes, as there are more", kwargs=options(gain=0.15), recipe={"lr": 0.3}),
-    "lr 0.3, gain 0.6": Idea("louder writes, as there are fewer", kwargs=options(gain=0.6), recipe={"lr": 0.3}),
+    "lr 0.3, gain 0.15": Idea("quieter writes, as there are more", options={"gain": 0.15}, recipe={"lr": 0.3}),
     "lr 0.3, wider early": Idea(
         "parameters from the last stage to the first", kwargs={"widths": (24, 34, 56)}, recipe={"lr": 0.3}
     ),
-    "residual, wider early": Idea("and the twin's", "cifar_resnet", kwargs={"widths": (24, 34, 56)}),
+    "wider middle": Idea("parameters from the last stage to the second", kwargs={"widths": (16, 40, 56)}),
 }
 
 
-def recipe_of(idea: Idea, data, epochs: int) -> Recipe:
+def recipe_of(idea: Idea, data, setting: Setting) -> Recipe:
     changes = dict(idea.recipe)
-    lr = changes.pop("lr", None)
-    recipe = replace(recipe_for(data, epochs=epochs), **changes)
-    return recipe if lr is None else recipe.with_lr(lr)
+    lr = changes.pop("lr", 0.1 if idea.net == "cifar_resnet" else setting.lr)
+    recipe = recipe_for(data, epochs=setting.epochs).with_lr(lr)
+    return replace(recipe, **changes)
 
 
 def score(name: str, seed: int, setting: Setting) -> dict[str, Any]:
@@ -143,10 +147,10 @@ def score(name: str, seed: int, setting: Setting) -> dict[str, Any]:
     idea = IDEAS[name]
     data = load_data("cifar10", image_size=16, limit=setting.limit).split(1 / setting.every)
     torch.manual_seed(seed)
-    kwargs = options() | idea.kwargs if idea.net == "pnnh_resnet" else idea.kwargs
-    model = timm.create_model(f"{idea.net}{setting.depth}", **kwargs)
+    plain = {"options": PlainOptions(**{"coder": setting.coder} | idea.options)} if idea.net == "pnnh_resnet" else {}
+    model = timm.create_model(f"{idea.net}{setting.depth}", **plain, **idea.kwargs)
     counted = cost(model, (3, 16, 16))
-    recipe = recipe_of(idea, data, setting.epochs)
+    recipe = recipe_of(idea, data, setting)
     for epoch in train(model, data, recipe, seed=seed, evaluate_every=recipe.epochs):
         print(name, seed, epoch, flush=True)
     return {
