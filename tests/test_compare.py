@@ -11,6 +11,7 @@ from pnnh import recipes
 from pnnh._errors import UsageError
 from pnnh.cli import main
 from pnnh.cli._compare import numbers, words
+from pnnh.layers import LearnedCoder, PlainOptions
 from pnnh.recipes import comparison
 from pnnh.report.comparison import comparison_page, reading
 from pnnh.report.page import html
@@ -31,10 +32,26 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+def key(plan, index=0, **kwargs):
+    cell = plan.cells()[index]
+    return plan.key(cell, recipes.build(cell.method, cell.depth, **kwargs)[0])
+
+
 def test_cells_are_the_product_and_keys_follow_the_settings(plan):
     assert [cell.name for cell in plan.cells()] == ["plain-8-0", "pnnh-8-0"]
     other = recipes.Comparison("digits", Recipe(epochs=2, batch_size=32), depths=(8,), image_size=8, limit=64)
-    assert other.key(other.cells()[0]) != plan.key(plan.cells()[0])
+    assert key(other) != key(plan) == key(plan)
+
+
+def test_keys_follow_the_net_that_was_built(plan):
+    slower = PlainOptions(coder=LearnedCoder(0.05))
+    found = [key(plan, 1), key(plan, 1, options=slower), key(plan, 1, widths=(8, 16, 24))]
+    assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize("method", recipes.METHODS)
+def test_a_net_prints_itself_alike_in_every_process(method):
+    assert "0x" not in str(recipes.build(method, 20)[0])
 
 
 def test_unknown_methods_and_depths_are_refused():
@@ -58,9 +75,9 @@ def test_finished_rows_are_reused_and_rows_of_other_settings_are_not(plan, tmp_p
     monkeypatch.setattr(comparison, "train", lambda *_, **__: pytest.fail("a finished row was trained again"))
     assert list(recipes.run(plan, device="cpu", out=tmp_path)) == first
     (tmp_path / "rows" / "plain-8-0.json").write_text("{half a ro")
-    assert comparison.finished(tmp_path / "rows" / "plain-8-0.json", plan.key(plan.cells()[0])) is None
+    assert comparison.finished(tmp_path / "rows" / "plain-8-0.json", key(plan)) is None
     changed = recipes.Comparison("digits", Recipe(epochs=3), methods=("pnnh",), depths=(8,), image_size=8, limit=64)
-    assert comparison.finished(tmp_path / "rows" / "pnnh-8-0.json", changed.key(changed.cells()[0])) is None
+    assert comparison.finished(tmp_path / "rows" / "pnnh-8-0.json", key(changed)) is None
 
 
 def test_two_processes_give_the_rows_of_one(plan, tmp_path):

@@ -77,7 +77,8 @@ class BlockCoder(nn.Module):
         self.decode.copy_(pair_encoder_(self.encode).T)
 
     def extra_repr(self) -> str:
-        return f"{'learned' if isinstance(self.value, nn.Parameter) else 'frozen'}, dim={self.value.shape[0]}"
+        rate = f", lr_scale={self.lr_scale:.3g}" if hasattr(self, "lr_scale") else ""
+        return f"{'learned' if isinstance(self.value, nn.Parameter) else 'frozen'}, dim={self.value.shape[0]}{rate}"
 
 
 def block_coders(choice: CoderChoice, dim: int, depth: int) -> nn.ModuleList:

@@ -84,7 +84,8 @@ class Coder(nn.Module):
     def extra_repr(self) -> str:
         kind = "learned" if isinstance(self.weight, nn.Parameter) else "frozen"
         name, gain = self.init.func.__name__, self.init.keywords["gain"]
-        return f"{kind}, shape={tuple(self.weight.shape)}, init={name}, gain={gain}"
+        rate = f", lr_scale={self.lr_scale:.3g}" if hasattr(self, "lr_scale") else ""
+        return f"{kind}, shape={tuple(self.weight.shape)}, init={name}, gain={gain}{rate}"
 
 
 def coders(choice: CoderChoice, shape: tuple[int, ...], num_layers: int, *, gain: float = 1.0) -> nn.ModuleList:

@@ -121,10 +121,12 @@ class Comparison:
         settings |= {} if self.holdout is None else {"holdout": self.holdout}
         return settings | {"recipe": self.recipe.to_dict()}
 
-    def key(self, cell: Cell) -> str:
-        """What the row of `cell` depends on beside its name: rows of other settings are not reused."""
-        own = {"recipe": self.recipe_of(cell).to_dict()}
-        own |= {"options": self.table[cell.method].options} if self.table[cell.method].options else {}
+    def key(self, cell: Cell, net: nn.Module) -> str:
+        """What the row of `cell` depends on beside its name: rows of other settings are not reused.
+
+        The net counts as it prints itself, so that rows do not outlive a change of defaults.
+        """
+        own = {"recipe": self.recipe_of(cell).to_dict(), "net": str(net)}
         return hashlib.sha256(json.dumps(self.settings() | own, sort_keys=True).encode()).hexdigest()[:12]
 
 
@@ -139,15 +141,15 @@ def build(method: str, depth: int, **kwargs: Any) -> tuple[nn.Module, dict[str, 
 
 def run_cell(plan: Comparison, cell: Cell, data: Dataset, *, device: str, out: Path, tell: Callable) -> dict[str, Any]:
     """Train one cell; `tell(cell, event)` after every epoch. Writes and returns its row, or the row found in `out`."""
-    place = out / "rows" / f"{cell.name}.json"
-    found = finished(place, plan.key(cell))
-    if found is not None:
-        return found
     torch.manual_seed(cell.seed)
     model, spec = plan.build(cell, data)
+    recipe, key = plan.recipe_of(cell), plan.key(cell, model)
+    place = out / "rows" / f"{cell.name}.json"
+    found = finished(place, key)
+    if found is not None:
+        return found
     counted = cost(model, (data.channels, data.image_size, data.image_size))
     before = survival(model, data)
-    recipe, key = plan.recipe_of(cell), plan.key(cell)
     folder = out / "models" / f"{cell.name}-{key}"
     events: list[Epoch] = []
     diverged = None
