@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from pnnh.layers import (
     FrozenDirac,
     FrozenOrthogonal,
     LearnedCoder,
+    LearnerConv,
     PerLayerCoder,
     PipelinedStage,
     PlainOptions,
@@ -73,6 +75,7 @@ class Idea:
     """A family of nets and what it and its recipe change. The claim is what one hoped for.
 
     options: of the plain layers. kwargs: of the net. recipe: `lr` and fields of `Recipe`.
+    change: what is done to the net after it was built.
     """
 
     claim: str
@@ -80,6 +83,20 @@ class Idea:
     options: dict[str, Any] = field(default_factory=dict)
     kwargs: dict[str, Any] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
+    change: Callable[[nn.Module], None] = lambda net: None
+
+
+def norm_last(net: nn.Module) -> None:
+    """A batch norm between the last stage and the pooling, as nets with pre-activation have it."""
+    net.stages.append(nn.BatchNorm2d(net.num_features))
+
+
+def pool_streams(net: nn.Module) -> None:
+    """The stream enters a stage by averaging and a 1 x 1 kernel in place of a 3 x 3 one."""
+    for stage in net.stages:
+        stream = stage.transition.stream
+        conv = LearnerConv(stream[0].in_channels, stream[0].out_channels, kernel_size=1)
+        stream[0] = nn.Sequential(nn.AvgPool2d(stream[0].stride), conv)
 
 
 IDEAS = {
@@ -111,6 +128,19 @@ IDEAS = {
     "activations leak 0.1": Idea("nothing is lost for good", options={"act": partial(nn.LeakyReLU, 0.1)}),
     "coder rate 1": Idea("the coder at the learners' rate", options={"coder": LearnedCoder(lr_scale=1.0)}),
     "wider, 0.98 x parameters": Idea("spend what was saved on width", kwargs={"widths": (22, 44, 88)}),
+    "stream enters pooled": Idea(
+        "the parameters of 3 x 3 transitions in the width",
+        kwargs={"widths": (16, 40, 64), "learner_ratio": 1.0},
+        change=pool_streams,
+    ),
+    "lr 0.3, stream enters pooled": Idea(
+        "the parameters of 3 x 3 transitions in the width",
+        kwargs={"widths": (16, 40, 64), "learner_ratio": 1.0},
+        change=pool_streams,
+        recipe={"lr": 0.3},
+    ),
+    "norm before pooling": Idea("a better conditioned classifier", change=norm_last),
+    "lr 0.3, norm before pooling": Idea("a better conditioned classifier", change=norm_last, recipe={"lr": 0.3}),
     "residual, norms decay": Idea("and what that does to the twin", "cifar_resnet", recipe={"decay_norms": True}),
     "EMA 0.99": Idea("average the weights", recipe={"ema_decay": 0.99}),
     "label smoothing 0.1": Idea("softer targets", recipe={"label_smoothing": 0.1}),
@@ -149,6 +179,7 @@ def score(name: str, seed: int, setting: Setting) -> dict[str, Any]:
     torch.manual_seed(seed)
     plain = {"options": PlainOptions(**{"coder": setting.coder} | idea.options)} if idea.net == "pnnh_resnet" else {}
     model = timm.create_model(f"{idea.net}{setting.depth}", **plain, **idea.kwargs)
+    idea.change(model)
     counted = cost(model, (3, 16, 16))
     recipe = recipe_of(idea, data, setting)
     for epoch in train(model, data, recipe, seed=seed, evaluate_every=recipe.epochs):
