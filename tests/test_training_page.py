@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 import training_tables as script
 
 from pnnh.recipes import METHODS
@@ -27,6 +28,13 @@ def test_effects_are_paired_by_seed(tmp_path, monkeypatch):
     wide = next(line for line in script.BODIES["ideas"]().splitlines() if line.startswith("| wide"))
     assert wide == "| wide | a claim | 68.0 +- 19.5 (3) | +2.0 | 1k | 2.0M |"
     assert "wide" not in script.ideas(record, ("base",))
+
+
+def test_a_net_of_two_records_counts_once_and_must_be_one_net():
+    row = {"method": "pnnh", "depth": 20, "seed": 0, "test_accuracy": 0.5}
+    assert script.pooled([{"rows": [row]}, {"rows": [dict(row), row | {"seed": 1}]}]) == [row, row | {"seed": 1}]
+    with pytest.raises(ValueError, match="0.5 in one record, 0.6 in another"):
+        script.pooled([{"rows": [row]}, {"rows": [row | {"test_accuracy": 0.6}]}])
 
 
 def test_the_methods_have_what_was_chosen_for_them():

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pnnh.recipes import summary
 from pnnh.report import write_text
 from pnnh.report.table import show
 
@@ -131,8 +132,8 @@ def curvature(record: dict[str, Any]) -> str:
     return f"{table(rows)}\n\n{link('curvature', 'python results/scripts/curvature.py')}"
 
 
-def comparisons() -> list[tuple[str, dict[str, Any]]]:
-    """The records of `pnnh compare` on CIFAR-10 with convolutional nets, small images first."""
+def comparisons() -> dict[str, list[tuple[str, dict[str, Any]]]]:
+    """The records of `pnnh compare` on CIFAR-10 with convolutional nets, by setting, small images first."""
     found = []
     for path in sorted((ROOT / "results").glob("*.json")):
         record = json.loads(path.read_text())
@@ -140,7 +141,24 @@ def comparisons() -> list[tuple[str, dict[str, Any]]]:
             continue
         if record["data"]["name"].startswith(("cifar10", "folder:cifar10")) and "patch" not in record["settings"]:
             found.append((path.stem, record))
-    return sorted(found, key=lambda item: (item[1]["data"]["image_size"], item[1]["data"]["num_train"], item[0]))
+    settings: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for name, record in sorted(found, key=lambda item: (item[1]["data"]["image_size"], item[1]["data"]["num_train"])):
+        data, recipe = record["data"], record["settings"]["recipe"]
+        setting = f"{data['image_size']} px, {data['num_train']:,} images, {recipe['epochs']} epochs"
+        settings.setdefault(setting, []).append((name, record))
+    return settings
+
+
+def pooled(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of all `records`, a net that several of them have once. Raises ValueError if they differ on it."""
+    rows: dict[tuple[str, int, int], dict[str, Any]] = {}
+    for row in (row for record in records for row in record["rows"]):
+        cell = row["method"], row["depth"], row["seed"]
+        if rows.setdefault(cell, row)["test_accuracy"] != row["test_accuracy"]:
+            raise ValueError(
+                f"{cell} has {rows[cell]['test_accuracy']} in one record, {row['test_accuracy']} in another"
+            )
+    return list(rows.values())
 
 
 def reached(row: dict[str, Any]) -> str:
@@ -151,22 +169,23 @@ def reached(row: dict[str, Any]) -> str:
 
 
 def depths() -> str:
+    """A table per setting: the rows of all records with that setting, depth by depth, the best first."""
     parts = []
-    for name, record in comparisons():
-        data, recipe = record["data"], record["settings"]["recipe"]
+    for setting, named in comparisons().items():
+        found = summary(pooled([record for _, record in named]))
         rows = [
             {
                 "depth": row["depth"],
                 "method": row["method"],
-                **({"learning rate": f"{row['lr']:g}"} if "lr" in row else {}),
+                "learning rate": f"{row['lr']:g}" if "lr" in row else "0.1",
                 "test accuracy, % (seeds)": reached(row),
                 "parameters": f"{row['params'] / 1e3:.0f}k",
                 "MACs": f"{row['macs'] / 1e6:.1f}M",
             }
-            for row in record["summary"]
+            for row in sorted(found, key=lambda row: (row["depth"], -(row["test_%"] or 0)))
         ]
-        setting = f"**{data['image_size']} px, {data['num_train']:,} images, {recipe['epochs']} epochs.**"
-        parts.append(f"{setting} {link(name, record['command'])}\n\n{table(rows)}")
+        sources = "\n".join(f"- {link(name, record['command'])}" for name, record in named)
+        parts.append(f"**{setting}.**\n\n{table(rows)}\n\n{sources}")
     return "\n\n".join(parts)
 
 
