@@ -33,7 +33,7 @@ def test_effects_are_paired_by_seed(tmp_path, monkeypatch):
 def test_a_net_of_two_records_counts_once_and_must_be_one_net():
     row = {"method": "pnnh", "depth": 20, "seed": 0, "test_accuracy": 0.5}
     assert script.pooled([{"rows": [row]}, {"rows": [dict(row), row | {"seed": 1}]}]) == [row, row | {"seed": 1}]
-    with pytest.raises(ValueError, match="0.5 in one record, 0.6 in another"):
+    with pytest.raises(ValueError, match=r"0\.5 in one record, 0\.6 in another"):
         script.pooled([{"rows": [row]}, {"rows": [row | {"test_accuracy": 0.6}]}])
 
 
