@@ -125,6 +125,7 @@ IDEAS = {
     "gain 0.6": Idea("louder writes at the start", options={"gain": 0.6}),
     "gain 1": Idea("still louder writes at the start", options={"gain": 1.0}),
     "shift solved for the depth": Idea("more survivors", options={"shift": theory.solve_shift(56, 4.0)}),
+    "shift -0.5": Idea("fewer survivors, so less linear layers", options={"shift": -0.5}),
     "activations leak 0.1": Idea("nothing is lost for good", options={"act": partial(nn.LeakyReLU, 0.1)}),
     "coder rate 1": Idea("the coder at the learners' rate", options={"coder": LearnedCoder(lr_scale=1.0)}),
     "wider, 0.98 x parameters": Idea("spend what was saved on width", kwargs={"widths": (22, 44, 88)}),
