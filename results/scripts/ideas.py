@@ -4,8 +4,8 @@
     python results/scripts/ideas.py --only base --seed 1
     python results/scripts/ideas.py --setting longer --only "lr 0.3"
 
-CIFAR-10 at 16 px, SGD with one cycle, one training image in so many held out for the score; depth, images, epochs,
-learning rate and coder are the setting's where an idea has none of its own. It ranks ideas; it publishes nothing,
+CIFAR-10, SGD with one cycle, one training image in so many held out for the score; depth, images, epochs, learning
+rate and coder are the setting's where an idea has none of its own. It ranks ideas; it publishes nothing,
 and the test images are never looked at.
 """
 
@@ -59,6 +59,7 @@ class Setting:
     epochs: int
     lr: float = 0.1
     coder: LearnedCoder = BASE
+    image_size: int = 16
 
 
 SETTINGS = (
@@ -67,6 +68,7 @@ SETTINGS = (
     Setting("shallower", "ideas-shallower", 20, 25_000, 5, 5),
     Setting("deeper", "ideas-deeper", 110, 25_000, 5, 5),
     Setting("default", "ideas-default", 56, 25_000, 5, 5, 0.3, LearnedCoder()),  # around what the library now does
+    Setting("larger", "ideas-larger", 20, 25_000, 5, 6, 0.3, LearnedCoder(), image_size=32),
 )
 
 
@@ -114,6 +116,9 @@ IDEAS = {
     ),
     "coder 3 x 3, learner 3/4": Idea(
         "the parameters in the coder", options={"coder_kernel_size": 3}, kwargs={"learner_ratio": 0.75}
+    ),
+    "coder 3 x 3, learner 0.7": Idea(
+        "writes that look around, too", options={"coder_kernel_size": 3}, kwargs={"learner_ratio": 0.7}
     ),
     "coder 3 x 3, learner 1/2": Idea(
         "and a thinner learner", options={"coder_kernel_size": 3}, kwargs={"learner_ratio": 0.5}
@@ -176,12 +181,12 @@ def recipe_of(idea: Idea, data, setting: Setting) -> Recipe:
 def score(name: str, seed: int, setting: Setting) -> dict[str, Any]:
     """Train the net of an idea and score it on the held-out images. Accuracies are shares."""
     idea = IDEAS[name]
-    data = load_data("cifar10", image_size=16, limit=setting.limit).split(1 / setting.every)
+    data = load_data("cifar10", image_size=setting.image_size, limit=setting.limit).split(1 / setting.every)
     torch.manual_seed(seed)
     plain = {"options": PlainOptions(**{"coder": setting.coder} | idea.options)} if idea.net == "pnnh_resnet" else {}
     model = timm.create_model(f"{idea.net}{setting.depth}", **plain, **idea.kwargs)
     idea.change(model)
-    counted = cost(model, (3, 16, 16))
+    counted = cost(model, (3, setting.image_size, setting.image_size))
     recipe = recipe_of(idea, data, setting)
     for epoch in train(model, data, recipe, seed=seed, evaluate_every=recipe.epochs):
         print(name, seed, epoch, flush=True)
