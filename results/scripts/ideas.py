@@ -68,6 +68,7 @@ SETTINGS = (
     Setting("shallower", "ideas-shallower", 20, 25_000, 5, 5),
     Setting("deeper", "ideas-deeper", 110, 25_000, 5, 5),
     Setting("default", "ideas-default", 56, 25_000, 5, 5, 0.3, LearnedCoder()),  # around what the library now does
+    Setting("deepest", "ideas-deepest", 200, 25_000, 5, 5, 0.3, LearnedCoder()),
     Setting("larger", "ideas-larger", 20, 25_000, 5, 6, 0.3, LearnedCoder(), image_size=32),
 )
 
@@ -153,6 +154,7 @@ IDEAS = {
     "AdamW 2e-3": Idea("another optimiser", recipe={"optimizer": AdamW(lr=2e-3), "weight_decay": 0.05}),
     "Muon 2e-3": Idea("orthogonalised steps", recipe={"optimizer": Muon(lr=2e-3), "weight_decay": 0.05}),
     "warm-up a tenth": Idea("a shorter rise", recipe={"schedule": OneCycle(warmup=0.1)}),
+    "lr 0.1": Idea("a smaller step", recipe={"lr": 0.1}),
     "lr 0.3": Idea("a larger step", recipe={"lr": 0.3}),
     "lr 0.6": Idea("a still larger step", recipe={"lr": 0.6}),
     "residual, lr 0.3": Idea("and the twin's", "cifar_resnet", recipe={"lr": 0.3}),
