@@ -186,7 +186,7 @@ def score(name: str, seed: int, setting: Setting) -> dict[str, Any]:
     data = load_data("cifar10", image_size=setting.image_size, limit=setting.limit).split(1 / setting.every)
     torch.manual_seed(seed)
     plain = {"options": PlainOptions(**{"coder": setting.coder} | idea.options)} if idea.net == "pnnh_resnet" else {}
-    model = timm.create_model(f"{idea.net}{setting.depth}", **plain, **idea.kwargs)
+    model = timm.create_model(f"{idea.net}20", depth=setting.depth, **plain, **idea.kwargs)
     idea.change(model)
     counted = cost(model, (3, setting.image_size, setting.image_size))
     recipe = recipe_of(idea, data, setting)
