@@ -220,7 +220,6 @@ BODIES = {
     "ideas": of("ideas", ideas),
     "ablation": of("ideas", lambda record: ideas(record, ABLATION)),
     "ideas-default": of("ideas-default", partial(ideas, base="default")),
-    "ideas-deepest": of("ideas-deepest", ideas),
     "ideas-larger": of("ideas-larger", partial(ideas, base="default")),
     "ideas-longer": of("ideas-longer", partial(ideas, base="lr 0.3")),
     "ideas-shallower": of("ideas-shallower", partial(ideas, base="lr 0.3")),
