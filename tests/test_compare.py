@@ -49,6 +49,15 @@ def test_keys_follow_the_net_that_was_built(plan):
     assert len(set(found)) == 3
 
 
+def test_keys_follow_options_that_a_net_does_not_print(monkeypatch):
+    plan = recipes.Comparison("digits", Recipe(), methods=("diracnet",), depths=(8,))
+    louder = {"beta": 1.0}
+    assert str(recipes.build("diracnet", 8)[0]) == str(recipes.build("diracnet", 8, **louder)[0])
+    before = key(plan)
+    monkeypatch.setitem(comparison.METHODS, "diracnet", comparison.Method("cifar_diracnet", lr=1.0, options=louder))
+    assert key(plan) != before
+
+
 @pytest.mark.parametrize("method", recipes.METHODS)
 def test_a_net_prints_itself_alike_in_every_process(method):
     assert "0x" not in str(recipes.build(method, 20)[0])

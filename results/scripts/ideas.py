@@ -39,8 +39,6 @@ from pnnh.layers import (
 from pnnh.train import AdamW, Muon, OneCycle, Recipe, load_data, recipe_for, train
 
 RESULTS = Path(__file__).resolve().parents[1]
-
-
 BASE = LearnedCoder(lr_scale=0.1)
 
 
@@ -68,7 +66,6 @@ SETTINGS = (
     Setting("shallower", "ideas-shallower", 20, 25_000, 5, 5),
     Setting("deeper", "ideas-deeper", 110, 25_000, 5, 5),
     Setting("default", "ideas-default", 56, 25_000, 5, 5, 0.3, LearnedCoder()),  # around what the library now does
-    Setting("deepest", "ideas-deepest", 200, 25_000, 5, 5, 0.3, LearnedCoder()),
     Setting("larger", "ideas-larger", 20, 25_000, 5, 6, 0.3, LearnedCoder(), image_size=32),
 )
 
@@ -139,12 +136,6 @@ IDEAS = {
         "the parameters of 3 x 3 transitions in the width",
         kwargs={"widths": (16, 40, 64), "learner_ratio": 1.0},
         change=pool_streams,
-    ),
-    "lr 0.3, stream enters pooled": Idea(
-        "the parameters of 3 x 3 transitions in the width",
-        kwargs={"widths": (16, 40, 64), "learner_ratio": 1.0},
-        change=pool_streams,
-        recipe={"lr": 0.3},
     ),
     "norm before pooling": Idea("a better conditioned classifier", change=norm_last),
     "lr 0.3, norm before pooling": Idea("a better conditioned classifier", change=norm_last, recipe={"lr": 0.3}),

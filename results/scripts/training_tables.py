@@ -177,7 +177,7 @@ def depths() -> str:
             {
                 "depth": row["depth"],
                 "method": row["method"],
-                "learning rate": f"{row['lr']:g}" if "lr" in row else "0.1",
+                **({"learning rate": f"{row['lr']:g}"} if "lr" in row else {}),
                 "test accuracy, % (seeds)": reached(row),
                 "parameters": f"{row['params'] / 1e3:.0f}k",
                 "MACs": f"{row['macs'] / 1e6:.1f}M",

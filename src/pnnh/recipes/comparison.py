@@ -124,9 +124,10 @@ class Comparison:
     def key(self, cell: Cell, net: nn.Module) -> str:
         """What the row of `cell` depends on beside its name: rows of other settings are not reused.
 
-        The net counts as it prints itself, so that rows do not outlive a change of defaults.
+        The net counts as it prints itself, so that rows do not outlive a change of defaults that one can see there,
+        and a method's options count because not every one can be seen.
         """
-        own = {"recipe": self.recipe_of(cell).to_dict(), "net": str(net)}
+        own = {"recipe": self.recipe_of(cell).to_dict(), "net": str(net), "options": self.table[cell.method].options}
         return hashlib.sha256(json.dumps(self.settings() | own, sort_keys=True).encode()).hexdigest()[:12]
 
 
