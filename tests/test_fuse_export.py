@@ -69,8 +69,23 @@ def test_every_plain_layer_folds_to_one_convolution(name):
     assert fused.fusion.relative_error <= 1e-12
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
     convolutions = sum(isinstance(module, nn.Conv2d) for module in fused.modules())
-    assert convolutions == certify(model, torch.zeros(2, 3, 32, 32)).depth == 7
+    depth = certify(model, torch.zeros(2, 3, 32, 32)).depth
+    assert (depth, convolutions) == (7, 8)  # the last is the head's norm, one weight a channel
+    assert fused.head.norm.weight.numel() == fused.num_features
     assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())  # the source is as it was
+
+
+@pytest.mark.parametrize(
+    ("pool", "num_classes"), [("avg", 10), ("max", 10), ("catavgmax", 10), ("avg", 0), ("max", 0), ("", 0)]
+)
+def test_a_fused_head_is_equal_for_any_pooling_with_and_without_a_classifier(pool, num_classes):
+    model, x = net(global_pool=pool, num_classes=num_classes), torch.randn(3, 3, 32, 32)
+    nn.init.normal_(model.head.norm.weight)
+    fused = fuse(model)
+    assert fused.fusion.relative_error <= 1e-12
+    torch.testing.assert_close(fused.forward_features(x), model.forward_features(x), rtol=1e-4, atol=1e-4)
+    model.reset_classifier(0, "avg"), fused.reset_classifier(0, "avg")
+    torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
 
 
 def test_depth_56_folds_to_rounding():
@@ -174,7 +189,7 @@ def test_nothing_to_fold_is_refused():
 def test_onnx_of_a_plain_net_is_a_bare_chain_at_any_batch_size(tmp_path, layout):
     done = export(net().to(memory_format=layout), torch.randn(2, 3, 32, 32), tmp_path / "net.onnx", labels=["a", "b"])
     assert set(done.op_types) <= {"Conv", "Relu", "ReduceMean", "GlobalAveragePool", "Flatten", "Reshape", "Gemm"}
-    assert done.op_types["Conv"] == done.op_types["Relu"] == 7
+    assert (done.op_types["Relu"], done.op_types["Conv"]) == (7, 8)  # the last convolution is the head's norm
     assert done.plain
     assert done.chain
     assert done.worst.relative_error <= 1e-5
@@ -208,7 +223,7 @@ def test_int8_is_smaller_and_close_layer_by_layer(tmp_path):
     export(net("pnnh_resnet20"), images, tmp_path / "net.onnx")
     done = quantise(tmp_path / "net.onnx", tmp_path / "net.int8.onnx", images)
     assert done.bytes_after < 0.4 * done.bytes_before
-    assert len(done.layers) == 20
+    assert len(done.layers) == 21
     assert done.worst_db > 10
     with pytest.raises(UsageError, match="too few"):
         quantise(tmp_path / "net.onnx", tmp_path / "x.onnx", images[:4])

@@ -30,7 +30,7 @@ def test_number_of_activations_in_series_is_the_number_of_layers(form):
     for module in net.modules():
         if isinstance(module, layers.Write):
             module.register_forward_hook(lambda *_: calls.append("write"))
-        if isinstance(module, layers.Learn):
+        if isinstance(module, (layers.Learn, layers.Deepen)):
             module.register_forward_hook(lambda *_: calls.append("learn"))
     net(images())
     assert len(calls) == 7  # and the transition is the eighth
@@ -47,7 +47,7 @@ def test_the_coder_is_owned_once_and_used_by_every_write(form):
         if isinstance(module, layers.CoderConv):
             module.register_forward_hook(lambda _m, args, _o: seen.append(args[1]))
     net(images()).sum().backward()
-    assert len(seen) == (4 if form is layers.AlternatingStage else 7)
+    assert len(seen) == (3 if form is layers.AlternatingStage else 7)
     assert all(kernel is kernels[0] for kernel in seen)
     assert kernels[0].grad.abs().sum() > 0
 
@@ -67,7 +67,7 @@ def test_the_coder_gradient_is_the_sum_over_its_uses():
 def test_coder_choices_say_what_is_learned(coder):
     net = stage(coder=coder)
     learned = [name for name, _ in net.named_parameters() if name.startswith("coders")]
-    expected = {layers.LearnedCoder: 1, layers.PerLayerCoder: 3}.get(type(coder), 0)
+    expected = {layers.LearnedCoder: 1, layers.PerLayerCoder: 2}.get(type(coder), 0)
     assert len(learned) == expected
     assert hasattr(net.coders[0], "lr_scale") == isinstance(coder, layers.LearnedCoder)
     assert "coders.0.weight" in net.state_dict()
@@ -100,15 +100,16 @@ def test_circular_padding_is_equivariant_to_shifts():
     torch.testing.assert_close(moved, net(x).roll((3, 2), (2, 3)), rtol=1e-4, atol=1e-5)
 
 
-def test_the_stream_crosses_its_activation_as_plain_autograd_would():
-    """Outputs and gradients bit by bit, and no tensor kept but c, which the convolution keeps as well."""
+@pytest.mark.parametrize("kind", [layers.Learn, layers.Deepen])
+def test_the_stream_crosses_its_activation_as_plain_autograd_would(kind):
+    """Outputs and gradients bit by bit, and no tensor kept but c, which a learner that reads it keeps as well."""
     torch.manual_seed(0)
-    learn = layers.Learn(8, 4).train()
+    learn, features = kind(8, 4).train(), [torch.randn(2, 4, 5, 5)] if kind is layers.Deepen else []
     nn.init.normal_(learn.shift)
     c, grad = torch.randn(2, 8, 5, 5).relu_().requires_grad_(), torch.randn(2, 8, 5, 5)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
-        ours = learn(c)[1]
+        ours = learn(*features, c)[1]
     assert set(kept) >= {c.data_ptr()}
     assert ours.data_ptr() not in kept
     plain = F.relu(c + learn.shift.view(-1, 1, 1))
@@ -123,23 +124,55 @@ def test_a_probe_in_training_sees_activations_with_their_gradients():
     net = stage().train()
     with analysis.probe(net, seen.append):
         net(images())
-    assert len(seen) == 3 * 2 + 3  # the transition and two learners, with the streams beside them, and three writes
+    assert len(seen) == 4 * 2 + 2  # the transition and three learners, with the streams beside them, and two writes
     assert all(call.after.requires_grad for call in seen)
 
 
 def test_the_stream_stays_in_the_arithmetic_of_autocast():
     net = stage().train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, c = net.transition(images())
-        assert net.learns[0](c)[1].dtype == c.dtype == torch.bfloat16
+        f, c = net.transition(images())
+        assert net.layers[0](f, c)[1].dtype == c.dtype == torch.bfloat16
         assert net(images()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("learns", "num_layers", "sizes"),
+    [
+        (1, 6, [2, 2, 2]),
+        (2, 6, [3, 3]),
+        (2, 10, [3, 3, 2, 2]),
+        (2, 4, [2, 2]),
+        (2, 2, [2]),
+        (2, 5, [3, 2]),
+        (3, 8, [4, 4]),
+    ],
+)
+def test_layers_are_shared_out_between_writes(learns, num_layers, sizes):
+    net = stage(num_layers=num_layers, learns=learns)
+    kinds = "".join(type(layer).__name__[0] for layer in net.layers)
+    assert "L" + kinds == "".join("L" + "D" * (size - 2) + "W" for size in sizes)  # the transition learns first
+
+
+def test_a_layer_deepens_what_was_just_learned():
+    torch.manual_seed(0)
+    deepen, f, c = layers.Deepen(8, 4).eval(), torch.randn(2, 4, 5, 5), torch.randn(2, 8, 5, 5)
+    nn.init.normal_(deepen.shift)
+    features, stream = deepen(f, c)
+    torch.testing.assert_close(features, F.relu(deepen.norm(F.conv2d(f, deepen.conv.weight, padding=1))))
+    torch.testing.assert_close(stream, F.relu(c + deepen.shift.view(-1, 1, 1)))
 
 
 def test_even_kernels_odd_depths_and_misfit_groups_are_refused():
     with pytest.raises(ValueError, match="kernel_size 4 must be odd"):
         stage(kernel_size=4)
-    with pytest.raises(ValueError, match="num_layers 5 must be even"):
-        stage(num_layers=5)
+    with pytest.raises(ValueError, match="num_layers 5 cannot be split into groups of 2 to 2"):
+        stage(num_layers=5, learns=1)
+    for num_layers in (0, 1):
+        with pytest.raises(ValueError, match=f"num_layers {num_layers} cannot be split into groups of 2 to 3"):
+            stage(num_layers=num_layers)
+    with pytest.raises(ValueError, match="learns 0 must be at least 1"):
+        stage(learns=0)
     with pytest.raises(ValueError, match="groups 3 must divide"):
         stage(groups=3)
 
@@ -202,7 +235,9 @@ def test_a_learned_coder_starts_where_it_is_told():
 
 def test_shift_starts_the_learners_norms_and_gain_scales_the_coder():
     net = stage(shift=1.25)
-    assert all(torch.equal(learn.norm.bias, torch.full((4,), 1.25)) for learn in net.learns)
+    learners = [module for module in net.layers if not isinstance(module, layers.Write)]
+    assert len(learners) == 3
+    assert all(torch.equal(learn.norm.bias, torch.full((4,), 1.25)) for learn in learners)
     for coder in CODERS:
         loud, quiet = stage(coder=coder, gain=1.0), stage(coder=coder, gain=0.2)
         torch.testing.assert_close(quiet.coders[0].weight, 0.2 * loud.coders[0].weight)
@@ -232,16 +267,16 @@ def test_depth_solved_shift_raises_survival_of_the_learners():
     shift = solve_shift(56, 1.0)
     net = stage(shift=shift, num_layers=8)
     alive = []
-    for learn in net.learns:
+    for learn in (module for module in net.layers if not isinstance(module, layers.Write)):
         learn.register_forward_hook(lambda _m, _i, out: alive.append((out[0] > 0).float().mean().item()))
     net(torch.randn(32, 3, 16, 16))
     expected = torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(shift)).item()
-    assert alive == pytest.approx([expected] * 3, abs=0.03)
+    assert alive == pytest.approx([expected] * 4, abs=0.03)
 
 
-@pytest.mark.parametrize(("num_layers", "num_writes"), [(2, 1), (6, 3), (18, 9)])
+@pytest.mark.parametrize(("num_layers", "num_writes"), [(2, 1), (6, 2), (18, 6)])
 def test_the_rate_of_a_shared_coder_falls_with_the_square_of_its_uses(num_layers, num_writes):
     net = stage(num_layers=num_layers)
-    assert net.count_writes(num_layers) == num_writes
+    assert sum(isinstance(module, layers.Write) for module in net.modules()) == num_writes
     assert net.coders[0].lr_scale == pytest.approx(num_writes**-2)
     assert stage(num_layers=num_layers, coder=layers.LearnedCoder(0.5)).coders[0].lr_scale == 0.5

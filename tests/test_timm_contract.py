@@ -94,6 +94,21 @@ def test_a_new_classifier_and_pruning(case):
     assert model.num_features == model.feature_info[0]["num_chs"] == case.levels[0][0]
 
 
+def test_a_head_loses_its_norm_with_the_stage_it_belongs_to_or_on_demand():
+    norm = lambda net: isinstance(net.head.norm, torch.nn.BatchNorm2d)  # noqa: E731
+    build = lambda: timm.create_model("pnnh_resnet_tiny")  # noqa: E731
+    for wanted, choices, kept in [(2, {}, True), (2, {"prune_norm": True}, False), (0, {}, False)]:
+        net = build()
+        net.prune_intermediate_layers([wanted], **choices)
+        assert (norm(net), net.num_classes) == (kept, 0)
+    net = build()
+    net.prune_intermediate_layers([2], prune_norm=True, prune_head=False)
+    assert (norm(net), net.num_classes, net(torch.randn(2, 3, 16, 16)).shape) == (False, 10, (2, 10))
+    net = build()
+    net.reset_classifier(5)
+    assert norm(net)
+
+
 @every_case
 def test_features_only(case):
     shapes = lambda net: [tuple(t.shape[1:]) for t in net(case.images())]  # noqa: E731

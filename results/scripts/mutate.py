@@ -103,8 +103,6 @@ COPIES = "copies what need not be copied; what is written is the same"
 EQUIVALENT = [  # module, start of the line, change: these may survive, because nothing that can be observed is changed
     ("pnnh.layers.fold", "around = [(large - small) // 2 for large, small in zip(size,", "True -> False", LENGTHS),
     ("pnnh.layers.fold", "kernels, biases = zip(*(fold_conv(half[0], half[1])", "True -> False", LENGTHS),
-    ("pnnh.layers.fold", "for learn, write in zip(learns, stage.writes,", "True -> False", LENGTHS),
-    ("pnnh.layers.fold", "for learn, write in zip([None, *stage.learns], stage.writes,", "True -> False", LENGTHS),
     ("pnnh.convert.fuse", "generator = torch.Generator().manual_seed(0)", "0 -> 1", NOISE),
     ("pnnh.convert.fuse", "return (torch.randn(4,", "4 -> 5", NOISE),
     (

@@ -29,7 +29,7 @@ def measure(folder: Path, images: torch.Tensor) -> list[dict]:
 
     def look(path):
         def hook(module, inputs, outputs):
-            before, after = inputs[0], outputs[1]
+            before, after = inputs[-1], outputs[1]
             alive = before > 0
             clipped = ((after <= 0) & alive).sum() / alive.sum()
             change = (after - before).norm() / before.norm()
@@ -38,7 +38,7 @@ def measure(folder: Path, images: torch.Tensor) -> list[dict]:
         return hook
 
     for path, module in model.named_modules():
-        if isinstance(module, layers.Learn):
+        if isinstance(module, (layers.Learn, layers.Deepen)):
             module.register_forward_hook(look(path))
     model(images)
     return rows

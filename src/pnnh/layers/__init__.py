@@ -3,7 +3,8 @@
 from pnnh.layers.attention import PlainAttention
 from pnnh.layers.block import BlockCoder, BlockOptions, PlainBlock
 from pnnh.layers.coder import Coder, CoderChoice, FrozenDirac, FrozenOrthogonal, LearnedCoder, PerLayerCoder
-from pnnh.layers.conv import CoderConv, Learn, LearnerConv, PlainConv, Write
+from pnnh.layers.conv import CoderConv, Deepen, Learn, LearnerConv, PlainConv, Write
+from pnnh.layers.head import NormHead
 from pnnh.layers.mlp import PlainMlp
 from pnnh.layers.skipless import CuttingTheSkip
 from pnnh.layers.stage import AlternatingStage, PipelinedStage, PlainOptions, PlainStage, Transition
@@ -16,11 +17,13 @@ __all__ = [
     "CoderChoice",
     "CoderConv",
     "CuttingTheSkip",
+    "Deepen",
     "FrozenDirac",
     "FrozenOrthogonal",
     "Learn",
     "LearnedCoder",
     "LearnerConv",
+    "NormHead",
     "PerLayerCoder",
     "PipelinedStage",
     "PlainAttention",

@@ -3,6 +3,7 @@
 Legend: f learner features [B, L, H, W]; c the stream (the code kept so far) [B, C, H, W]; K the stage's coder kernel.
 
     Learn      f' = act(norm(learner * c)),  c' = act(c + shift)
+    Deepen     f' = act(norm(learner * f)),  c' = act(c + shift)
     Write                                    c' = act(c + K * f + bias)
     PlainConv  f' = act(norm(learner * c)),  c' = act(c + K * f + bias)
 
@@ -116,6 +117,20 @@ class Learn(nn.Module):
 
     def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
         return self.act(self.norm(self.conv(c))), shifted(self.act, c, self.shift)
+
+
+class Deepen(nn.Module):
+    """f' = act(norm(learner * f)), c' = act(c + shift). Learns from the features just learned, not from the stream."""
+
+    def __init__(self, stream: int, learner: int, *, norm=nn.BatchNorm2d, act=nn.ReLU, **geometry):
+        super().__init__()
+        self.conv = LearnerConv(learner, learner, **geometry)
+        self.norm = norm(learner)
+        self.shift = nn.Parameter(torch.zeros(stream))
+        self.act = act(inplace=True)
+
+    def forward(self, f: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return self.act(self.norm(self.conv(f))), shifted(self.act, c, self.shift)
 
 
 class Write(nn.Module):

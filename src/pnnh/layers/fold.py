@@ -1,7 +1,8 @@
 """Each plain layer as what it is: one convolution [f; c] -> [f'; c'] of concatenated channels, then one activation.
 
-    Transition   W = [F; G]                      Learn   W = [learner; Dirac],  b += shift
-    Write        W = [K, Dirac]                  PlainConv   W = [0, learner; K, Dirac]
+    Transition   W = [F; G]             Learn       W = [learner; Dirac],          b += shift
+    Write        W = [K, Dirac]         Deepen      W = [learner, 0; 0, Dirac],    b += shift
+                                        PlainConv   W = [0, learner; K, Dirac]
 
 with every norm folded into the rows it follows. Pure functions of the layer: nothing is changed, the result is in the
 dtype it is computed in (float64). Shapes: kernels [O, I, k, k] dense (groups written out), biases [O]. Source: derived.
@@ -21,8 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pnnh._errors import UsageError
-from pnnh.layers.conv import Learn, PlainConv, Write
-from pnnh.layers.folded import FoldedLearn, FoldedPlainConv, FoldedStage, FoldedTransition, FoldedWrite
+from pnnh.layers.conv import Deepen, Learn, PlainConv, Write
+from pnnh.layers.folded import FoldedDeepen, FoldedLearn, FoldedPlainConv, FoldedStage, FoldedTransition, FoldedWrite
+from pnnh.layers.head import NormHead
 from pnnh.layers.stage import AlternatingStage, PipelinedStage, Transition
 
 Form = Literal["dense", "structured"]
@@ -87,6 +89,14 @@ def learn_map(layer: Learn) -> Map:
     return torch.cat([kernel, dirac(len(layer.shift), kernel)]), torch.cat([bias, layer.shift.detach().double()])
 
 
+def deepen_map(layer: Deepen) -> Map:
+    """[f; c] -> [f'; c']."""
+    kernel, bias = fold_conv(layer.conv, layer.norm)
+    stream = dirac(len(layer.shift), kernel)
+    apart = [F.pad(kernel, (0, 0, 0, 0, 0, len(stream))), F.pad(stream, (0, 0, 0, 0, len(kernel), 0))]
+    return torch.cat(apart), torch.cat([bias, layer.shift.detach().double()])
+
+
 def write_map(layer: Write, coder: Tensor) -> Map:
     """[f; c] -> c'."""
     kernel = dense(coder, layer.conv.groups)
@@ -119,10 +129,10 @@ def thin(conv: nn.Conv2d, norm: nn.Module, weight: Tensor | None = None) -> nn.C
     return as_conv(fold_norm(kernel, conv.bias, norm), conv, conv.groups)
 
 
-def per_channel(shift: Tensor) -> nn.Conv2d:
-    """c + shift as a 1 x 1 convolution per channel, float64."""
+def per_channel(shift: Tensor, norm: nn.Module | None = None) -> nn.Conv2d:
+    """norm(c + shift) as a 1 x 1 convolution per channel, float64."""
     shift = shift.detach().double()
-    return as_conv((shift.new_ones(len(shift), 1, 1, 1), shift), groups=len(shift))
+    return as_conv(fold_norm(shift.new_ones(len(shift), 1, 1, 1), shift, norm or nn.Identity()), groups=len(shift))
 
 
 def dense_stage(stage: AlternatingStage | PipelinedStage) -> nn.Sequential:
@@ -130,16 +140,18 @@ def dense_stage(stage: AlternatingStage | PipelinedStage) -> nn.Sequential:
     kernels = stage.kernels()
     first = stage.transition
     chain = [as_conv(transition_map(first), first.learner[0]), _act(first.learner[2], first.stream[2])]
-    if isinstance(stage, AlternatingStage):
-        learns = [None, *stage.learns]
-        for learn, write in zip(learns, stage.writes, strict=True):
-            if learn is not None:
-                chain += [as_conv(learn_map(learn), learn.conv), _act(learn.act)]
-            chain += [as_conv(write_map(write, next(kernels)), write.conv), _act(write.act)]
-    else:
-        for layer in stage.layers:
-            wider = max(layer.conv, layer.write.conv, key=lambda conv: conv.kernel_size)
-            chain += [as_conv(plain_conv_map(layer, next(kernels)), wider), _act(layer.act, layer.write.act)]
+    for layer in stage.layers:
+        match layer:
+            case Learn():
+                chain += [as_conv(learn_map(layer), layer.conv), _act(layer.act)]
+            case Deepen():
+                chain += [as_conv(deepen_map(layer), layer.conv), _act(layer.act)]
+            case Write():
+                chain += [as_conv(write_map(layer, next(kernels)), layer.conv), _act(layer.act)]
+            case PlainConv():
+                wider = max(layer.conv, layer.write.conv, key=lambda conv: conv.kernel_size)
+                chain += [as_conv(plain_conv_map(layer, next(kernels)), wider), _act(layer.act, layer.write.act)]
+    if isinstance(stage, PipelinedStage):
         chain += [as_conv(write_map(stage.write, next(kernels)), stage.write.conv), _act(stage.write.act)]
     return nn.Sequential(*chain)
 
@@ -154,17 +166,33 @@ def structured_stage(stage: AlternatingStage | PipelinedStage) -> FoldedStage:
         return thin(write.conv, nn.Identity(), next(kernels))
 
     layers: list[nn.Module] = []
-    if isinstance(stage, AlternatingStage):
-        for learn, write in zip([None, *stage.learns], stage.writes, strict=True):
-            if learn is not None:
-                layers.append(FoldedLearn(thin(learn.conv, learn.norm), per_channel(learn.shift), _act(learn.act)))
-            layers.append(FoldedWrite(write_of(write), _act(write.act)))
-    else:
-        for layer in stage.layers:
-            act = _act(layer.act, layer.write.act)
-            layers.append(FoldedPlainConv(thin(layer.conv, layer.norm), write_of(layer.write), act))
+    for layer in stage.layers:
+        match layer:
+            case Learn():
+                layers.append(FoldedLearn(thin(layer.conv, layer.norm), per_channel(layer.shift), _act(layer.act)))
+            case Deepen():
+                layers.append(FoldedDeepen(thin(layer.conv, layer.norm), per_channel(layer.shift), _act(layer.act)))
+            case Write():
+                layers.append(FoldedWrite(write_of(layer), _act(layer.act)))
+            case PlainConv():
+                act = _act(layer.act, layer.write.act)
+                layers.append(FoldedPlainConv(thin(layer.conv, layer.norm), write_of(layer.write), act))
+    if isinstance(stage, PipelinedStage):
         layers.append(FoldedWrite(write_of(stage.write), _act(stage.write.act)))
     return FoldedStage(start, layers)
+
+
+def fold_head(head: NormHead) -> NormHead | None:
+    """The head with its norm as a 1 x 1 convolution per channel, float64; None if it has no norm.
+
+    Not folded into the classifier: so it is right for any pooling, and for the features of a net without a classifier.
+    """
+    if isinstance(head.norm, nn.Identity):
+        return None
+    folded = copy.deepcopy(head)
+    state = next(iter(head.norm.state_dict().values()))
+    folded.norm = per_channel(state.new_zeros(head.in_features), head.norm)
+    return folded
 
 
 def fold_chain(chain: nn.Sequential) -> nn.Sequential | None:
@@ -183,9 +211,11 @@ def fold_chain(chain: nn.Sequential) -> nn.Sequential | None:
 
 
 def fold(module: nn.Module, form: Form = "dense") -> nn.Module | None:
-    """What `module` folds to, or None if it is none of our stages and no chain with a norm."""
+    """What `module` folds to, or None if it is none of our stages or heads and no chain with a norm."""
     if isinstance(module, (AlternatingStage, PipelinedStage)):
         return dense_stage(module) if form == "dense" else structured_stage(module)
+    if isinstance(module, NormHead):
+        return fold_head(module)
     if isinstance(module, nn.Sequential):
         return fold_chain(module)
     return None

@@ -4,6 +4,7 @@ Legend: f learner features [B, L, H, W]; c the stream [B, C, H, W]; every convol
 
     transition   f = act(learner * x),  c = act(stream * x)
     learn        f' = act(learner * c), c' = act(c + shift)
+    deepen       f' = act(learner * f), c' = act(c + shift)
     write                               c' = act(c + write * f)
     both         f' = act(learner * c), c' = act(c + write * f)
 
@@ -37,6 +38,17 @@ class FoldedLearn(nn.Module):
 
     def forward(self, f: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         return self.act(self.learner(c)), self.act(self.shift(c))
+
+
+class FoldedDeepen(nn.Module):
+    """f' = act(learner * f), c' = act(c + shift)."""
+
+    def __init__(self, learner: nn.Conv2d, shift: nn.Conv2d, act: nn.Module):
+        super().__init__()
+        self.learner, self.shift, self.act = learner, shift, act
+
+    def forward(self, f: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        return self.act(self.learner(f)), self.act(self.shift(c))
 
 
 class FoldedWrite(nn.Module):

@@ -3,8 +3,8 @@
 The first layer is the transition, an ordinary plain convolution that makes f and c (and takes stride and widening);
 the last one writes, so that a stage hands on its stream only. In between, by form:
 
-    AlternatingStage   write, (learn, write), (learn, write), ...    the activations of a residual net
-    PipelinedStage     plain, plain, ..., write                      twice the writes at that depth, more memory
+    AlternatingStage   deepen, write, (learn, deepen, write), ...    the transition is the first group's learn
+    PipelinedStage     plain, plain, ..., write                      a write in every layer, more memory
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import cycle
 from torch import Tensor, nn
 
 from pnnh.layers.coder import CoderChoice, LearnedCoder, coders
-from pnnh.layers.conv import Learn, LearnerConv, PlainConv, Write
+from pnnh.layers.conv import Deepen, Learn, LearnerConv, PlainConv, Write
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class PlainOptions:
     """What the layers of a stage are made of.
 
     coder: which kernel writes, and whether it is shared. gain: its initial scale, how loudly a layer writes.
+    learns: how many layers of an `AlternatingStage` learn between two writes, each from the one before (chosen: 2).
     shift: the initial bias of the learners' norms (see `pnnh.theory.solve_shift` for one that fits a depth).
     coder_kernel_size: 1 by default, so that the learners look around and the coder mixes channels (chosen).
     kernel_size: of the learners. dilation, groups, padding_mode: of learners and coder, as in `nn.Conv2d`.
@@ -31,6 +32,7 @@ class PlainOptions:
 
     coder: CoderChoice = field(default_factory=LearnedCoder)
     gain: float = 0.3
+    learns: int = 2
     shift: float = 0.0
     coder_kernel_size: int = 1
     kernel_size: int = 3
@@ -41,7 +43,7 @@ class PlainOptions:
     act: Callable[..., nn.Module] = nn.ReLU
 
     def layer(self) -> dict:
-        """Keyword arguments of `Learn`."""
+        """Keyword arguments of `Learn` and `Deepen`."""
         names = ("kernel_size", "dilation", "groups", "padding_mode", "norm", "act")
         return {name: getattr(self, name) for name in names}
 
@@ -74,7 +76,7 @@ class Transition(nn.Module):
 class PlainStage(nn.Module):
     """What both forms have: a transition, the coders, and `num_layers` plain layers in all.
 
-    Subclasses say how many of the layers write (`count_writes`) and build them (`fill`).
+    Subclasses say which of the layers write (`grouped`) and build them (`fill`).
     """
 
     def __init__(
@@ -92,20 +94,21 @@ class PlainStage(nn.Module):
             raise ValueError(
                 f"groups {options.groups} must divide the stream ({stream}) and the learner ({learner}) channels"
             )
-        num_writes = self.count_writes(num_layers)
+        groups = self.grouped(num_layers, options)
         shape = (stream, learner // options.groups, options.coder_kernel_size, options.coder_kernel_size)
         self.transition = Transition(in_chans, stream, learner, stride=stride, **options.layer())
-        self.coders = coders(options.coder, shape, num_writes, gain=options.gain)
-        self.fill(stream, learner, num_writes, options)
+        self.coders = coders(options.coder, shape, len(groups), gain=options.gain)
+        self.fill(stream, learner, groups, options)
         for module in self.modules():
-            if isinstance(module, (Learn, PlainConv)):
+            if isinstance(module, (Learn, Deepen, PlainConv)):
                 nn.init.constant_(module.norm.bias, options.shift)
 
     @staticmethod
-    def count_writes(num_layers: int) -> int:
+    def grouped(num_layers: int, options: PlainOptions) -> list[int]:
+        """How many layers belong to each write, itself among them."""
         raise NotImplementedError
 
-    def fill(self, stream: int, learner: int, num_writes: int, options: PlainOptions) -> None:
+    def fill(self, stream: int, learner: int, groups: list[int], options: PlainOptions) -> None:
         raise NotImplementedError
 
     def kernels(self) -> Iterator[Tensor]:
@@ -114,28 +117,43 @@ class PlainStage(nn.Module):
 
 
 class AlternatingStage(PlainStage):
-    """transition, write, then pairs of learn and write; `num_layers` is even."""
+    """Layers learn, one from another, then one writes: learn, deepen, write, with `options.learns` 2 (chosen).
+
+    Groups are as even as `num_layers` allows, the longer ones first: 6 = 3 + 3, 10 = 3 + 3 + 2 + 2.
+    """
 
     @staticmethod
-    def count_writes(num_layers: int) -> int:
-        if num_layers < 2 or num_layers % 2:
+    def grouped(num_layers: int, options: PlainOptions) -> list[int]:
+        if options.learns < 1:
+            raise ValueError(f"learns {options.learns} must be at least 1: what is written has to be learned")
+        count = -(-num_layers // (options.learns + 1))
+        least, longer = divmod(num_layers, count) if num_layers > 0 else (0, 0)
+        if least < 2:
             raise ValueError(
-                f"num_layers {num_layers} must be even, at least 2: transition, write, then pairs of learn and write"
+                f"num_layers {num_layers} cannot be split into groups of 2 to {options.learns + 1}: layers that learn, "
+                "then one that writes"
             )
-        return num_layers // 2
+        return [least + 1] * longer + [least] * (count - longer)
 
-    def fill(self, stream: int, learner: int, num_writes: int, options: PlainOptions) -> None:
-        self.learns = nn.ModuleList(Learn(stream, learner, **options.layer()) for _ in range(num_writes - 1))
-        self.writes = nn.ModuleList(Write(stream, learner, **options.writing()) for _ in range(num_writes))
+    def fill(self, stream: int, learner: int, groups: list[int], options: PlainOptions) -> None:
+        self.layers = nn.ModuleList()
+        for index, size in enumerate(groups):
+            if index > 0:  # the transition is the learn of the first
+                self.layers.append(Learn(stream, learner, **options.layer()))
+            self.layers.extend(Deepen(stream, learner, **options.layer()) for _ in range(size - 2))
+            self.layers.append(Write(stream, learner, **options.writing()))
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *writes = self.writes
         kernels = self.kernels()
         f, c = self.transition(x)
-        c = first(f, c, next(kernels))
-        for learn, write in zip(self.learns, writes, strict=True):
-            f, c = learn(c)
-            c = write(f, c, next(kernels))
+        for layer in self.layers:
+            match layer:
+                case Learn():
+                    f, c = layer(c)
+                case Deepen():
+                    f, c = layer(f, c)
+                case Write():
+                    c = layer(f, c, next(kernels))
         return c
 
 
@@ -143,14 +161,14 @@ class PipelinedStage(PlainStage):
     """transition, PlainConvs, one last write; `num_layers` is at least 2."""
 
     @staticmethod
-    def count_writes(num_layers: int) -> int:
+    def grouped(num_layers: int, options: PlainOptions) -> list[int]:
         if num_layers < 2:
             raise ValueError(f"num_layers {num_layers} must be at least 2: a transition and a write")
-        return num_layers - 1
+        return [2] + [1] * (num_layers - 2)
 
-    def fill(self, stream: int, learner: int, num_writes: int, options: PlainOptions) -> None:
+    def fill(self, stream: int, learner: int, groups: list[int], options: PlainOptions) -> None:
         layer = {"coder_kernel_size": options.coder_kernel_size, **options.layer()}
-        self.layers = nn.ModuleList(PlainConv(stream, learner, **layer) for _ in range(num_writes - 1))
+        self.layers = nn.ModuleList(PlainConv(stream, learner, **layer) for _ in groups[1:])
         self.write = Write(stream, learner, **options.writing())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,19 +11,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from pnnh.layers import AlternatingStage, PlainOptions, PlainStage
+from pnnh.layers import AlternatingStage, NormHead, PlainOptions, PlainStage
 from pnnh.models.baselines import ChainStage, ConvNormAct, ResidualStage
 from pnnh.models.staged import StagedNet
 
 WIDTHS = (16, 32, 64)
-
-
-def learner_share(depth: int) -> float:
-    """The learner's share of the stream's width: all of it, or 15/16 where stages are too short to spread the rest.
-
-    Chosen: at most 0.56 of the residual twin's parameters at every depth from 20 on.
-    """
-    return 1.0 if depth >= 26 else 0.9375
 
 
 def layers_per_stage(depth: int) -> int:
@@ -64,7 +56,8 @@ class CifarResNet(CifarNet):
 class PnnhResNet(CifarNet):
     """The PNNH net: plain layers, a learner of its own per layer, a coder shared by the layers of a stage.
 
-    The stream is as wide as the residual twin; `learner_ratio` is the learner's share of it (None: `learner_share`).
+    The stream is as wide as the residual twin, the learner `learner_ratio` of that. Chosen: three quarters hold at most
+    0.56 of the twin's parameters at every depth from 20 on.
     """
 
     def __init__(
@@ -72,12 +65,11 @@ class PnnhResNet(CifarNet):
         depth: int = 20,
         widths: tuple[int, int, int] = WIDTHS,
         *,
-        learner_ratio: float | None = None,
+        learner_ratio: float = 0.75,
         form: type[PlainStage] = AlternatingStage,
         options: PlainOptions | None = None,
         **kwargs,
     ):
-        learner_ratio = learner_share(depth) if learner_ratio is None else learner_ratio
         if learner_ratio <= 0:
             raise ValueError(f"learner_ratio {learner_ratio} must be above 0: without a learner nothing is learned")
         self.learner_ratio, self.form, self.options = learner_ratio, form, options or PlainOptions()
@@ -86,3 +78,6 @@ class PnnhResNet(CifarNet):
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
         learner = max(1, round(self.learner_ratio * out_chans))
         return self.form(in_chans, out_chans, learner, num_layers, stride=stride, options=self.options)
+
+    def last_layer(self, in_chans: int, num_classes: int, **kwargs) -> NormHead:
+        return NormHead(in_chans, num_classes, norm=self.options.norm, **kwargs)

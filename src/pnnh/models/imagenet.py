@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from pnnh.layers import AlternatingStage, PlainOptions, PlainStage
+from pnnh.layers import AlternatingStage, NormHead, PlainOptions, PlainStage
 from pnnh.models.baselines import BottleneckChainStage, ChainStage, ConvNormAct
 from pnnh.models.staged import StagedNet
 
@@ -64,8 +64,9 @@ class PlainBottleneckImagenet(ImagenetNet):
 class PnnhImagenet(ImagenetNet):
     """The PNNH net. `learner_ratio`: the learner's width as a share of the stream's.
 
-    With four layers a stage only two writes share the coder, so what saves parameters there is the thinner learner and
-    the pointwise coder, not the sharing; 7/8 holds resnet18 at 0.56 of its parameters, and widths at multiples of 8.
+    Four layers a stage are two writes, each after one learner, so what saves parameters there is the thinner learner
+    and the pointwise coder, not the sharing; 7/8 holds resnet18 at 0.56 of its parameters. Longer stages learn twice
+    before they write, and their nets take thinner learners for it (`pnnh.models.imagenet_registry`).
     """
 
     def __init__(
@@ -86,3 +87,6 @@ class PnnhImagenet(ImagenetNet):
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
         learner = max(1, round(self.learner_ratio * out_chans))
         return self.form(in_chans, out_chans, learner, num_layers, stride=stride, options=self.options)
+
+    def last_layer(self, in_chans: int, num_classes: int, **kwargs) -> NormHead:
+        return NormHead(in_chans, num_classes, norm=self.options.norm, **kwargs)

@@ -13,13 +13,13 @@ from timm.models import generate_default_cfgs
 from pnnh.models._registration import default_cfg, register
 from pnnh.models.imagenet import ImagenetNet, PlainBottleneckImagenet, PlainImagenet, PnnhImagenet
 
-LAYOUT50 = {"num_layers": (8, 14, 24, 2), "widths": (80, 160, 320, 640), "learner_ratio": 0.7}
+LAYOUT50 = {"num_layers": (8, 14, 24, 2), "widths": (80, 160, 320, 640), "learner_ratio": 0.65}
 BOTTLENECKS50 = {"num_layers": (9, 12, 18, 9), "widths": (256, 512, 1024, 2048)}
 TEST = {"num_layers": (4, 2, 4, 2), "widths": (8, 16, 24, 32), "stem_width": 8}
 
 NETS: dict[str, tuple[type[ImagenetNet], dict]] = {
     "pnnh_resnet18": (PnnhImagenet, {"num_layers": (4, 4, 4, 4)}),
-    "pnnh_resnet34": (PnnhImagenet, {"num_layers": (6, 8, 12, 6)}),
+    "pnnh_resnet34": (PnnhImagenet, {"num_layers": (6, 8, 12, 6), "learner_ratio": 0.75}),
     "pnnh_resnet50": (PnnhImagenet, LAYOUT50),
     "plain_resnet18": (PlainImagenet, {"num_layers": (4, 4, 4, 4)}),
     "plain_resnet34": (PlainImagenet, {"num_layers": (6, 8, 12, 6)}),

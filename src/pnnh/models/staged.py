@@ -45,7 +45,7 @@ class StagedNet(nn.Module):
             self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"stages.{index}"})
             before = width
         self.num_features = self.head_hidden_size = before
-        self.head = ClassifierHead(before, num_classes, pool_type=global_pool, drop_rate=drop_rate)
+        self.head = self.last_layer(before, num_classes, pool_type=global_pool, drop_rate=drop_rate)
 
     def first_layer(self, in_chans: int, out_chans: int) -> nn.Module:
         raise NotImplementedError
@@ -56,6 +56,10 @@ class StagedNet(nn.Module):
 
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
         raise NotImplementedError
+
+    def last_layer(self, in_chans: int, num_classes: int, **kwargs) -> ClassifierHead:
+        """What pools the features and tells the classes; takes `ClassifierHead`'s arguments."""
+        return ClassifierHead(in_chans, num_classes, **kwargs)
 
     def forward_features(self, x: Tensor) -> Tensor:
         if min(x.shape[-2:]) < self.min_size:
@@ -99,13 +103,20 @@ class StagedNet(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """timm's: keep the stages up to the last of `indices`, drop the classifier if `prune_head`."""
+        """timm's: keep the stages up to the last of `indices`, drop the classifier if `prune_head`.
+
+        A classifier and its norm belong to the last stage and go with it.
+        """
         first = int(self.stem_is_feature)
         wanted, last = feature_take_indices(first + len(self.stages), indices)
+        shorter = last + 1 < len(self.feature_info)
         self.stages = self.stages[: last + 1 - first]
         self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
-        if prune_head or last + 1 < len(self.feature_info):
-            self.reset_classifier(0, "")
+        if prune_head or shorter:
+            self.num_classes = 0
+            self.head.reset(0, "", prune_norm or shorter, in_features=self.num_features)
+        elif prune_norm:
+            self.head.reset(self.num_classes, None, True)
         return wanted
 
     def get_classifier(self) -> nn.Module:
