@@ -46,7 +46,9 @@ BASE = LearnedCoder(lr_scale=0.1)
 class Setting:
     """Where ideas are ranked: how deep a net, on how many images, one in `every` of them held out, how long.
 
-    lr and coder: of the nets without residual connections; the residual twin always learns at 0.1.
+    lr, coder, learns, learner_ratio, norm: of PNNH where an idea has none of its own. The residual twin always learns
+    at 0.1. Unless a setting says more, the net writes after every learner, which is as wide as the stream, and has no
+    norm before the pooling, as the library's had until these ideas changed it.
     """
 
     name: str
@@ -58,15 +60,20 @@ class Setting:
     lr: float = 0.1
     coder: LearnedCoder = BASE
     image_size: int = 16
+    learns: int = 1
+    learner_ratio: float = 1.0
+    norm: bool = False
 
 
 SETTINGS = (
     Setting("ranking", "ideas", 56, 25_000, 5, 5),
-    Setting("longer", "ideas-longer", 20, None, 10, 10),  # as the full images are trained, at a quarter of the size
-    Setting("shallower", "ideas-shallower", 20, 25_000, 5, 5),
+    Setting(
+        "longer", "ideas-longer", 20, None, 10, 10, learner_ratio=0.9375
+    ),  # as full images are, at a quarter of the size
+    Setting("shallower", "ideas-shallower", 20, 25_000, 5, 5, learner_ratio=0.9375),
     Setting("deeper", "ideas-deeper", 110, 25_000, 5, 5),
-    Setting("default", "ideas-default", 56, 25_000, 5, 5, 0.3, LearnedCoder()),  # around what the library now does
-    Setting("larger", "ideas-larger", 20, 25_000, 5, 6, 0.3, LearnedCoder(), image_size=32),
+    Setting("default", "ideas-default", 56, 25_000, 5, 5, 0.3, LearnedCoder()),
+    Setting("larger", "ideas-larger", 20, 25_000, 5, 6, 0.3, LearnedCoder(), image_size=32, learner_ratio=0.9375),
 )
 
 
@@ -137,6 +144,13 @@ IDEAS = {
         kwargs={"widths": (16, 40, 64), "learner_ratio": 1.0},
         change=pool_streams,
     ),
+    "two learners a write": Idea(
+        "deeper features, fewer writes", options={"learns": 2}, kwargs={"learner_ratio": 0.75}
+    ),
+    "two learners a write, norm before pooling": Idea(
+        "what the library does", options={"learns": 2}, kwargs={"learner_ratio": 0.75}, change=norm_last
+    ),
+    "residual, norm before pooling": Idea("and what a norm does to the twin", "cifar_resnet", change=norm_last),
     "norm before pooling": Idea("a better conditioned classifier", change=norm_last),
     "lr 0.3, norm before pooling": Idea("a better conditioned classifier", change=norm_last, recipe={"lr": 0.3}),
     "residual, norms decay": Idea("and what that does to the twin", "cifar_resnet", recipe={"decay_norms": True}),
@@ -176,8 +190,12 @@ def score(name: str, seed: int, setting: Setting) -> dict[str, Any]:
     idea = IDEAS[name]
     data = load_data("cifar10", image_size=setting.image_size, limit=setting.limit).split(1 / setting.every)
     torch.manual_seed(seed)
-    plain = {"options": PlainOptions(**{"coder": setting.coder} | idea.options)} if idea.net == "pnnh_resnet" else {}
-    model = timm.create_model(f"{idea.net}20", depth=setting.depth, **plain, **idea.kwargs)
+    ours = idea.net == "pnnh_resnet"
+    base = {"coder": setting.coder, "learns": setting.learns}
+    plain = {"learner_ratio": setting.learner_ratio, "options": PlainOptions(**base | idea.options)} if ours else {}
+    model = timm.create_model(f"{idea.net}20", depth=setting.depth, **plain | idea.kwargs)
+    if ours and not setting.norm:
+        model.head.norm = nn.Identity()
     idea.change(model)
     counted = cost(model, (3, setting.image_size, setting.image_size))
     recipe = recipe_of(idea, data, setting)
