@@ -88,6 +88,11 @@ def test_a_fused_head_is_equal_for_any_pooling_with_and_without_a_classifier(poo
     torch.testing.assert_close(fused(x), model(x), rtol=1e-4, atol=1e-4)
 
 
+def test_a_folded_head_is_left_as_it_is():
+    folded = fold(net().head)
+    assert fold(folded) is None
+
+
 def test_depth_56_folds_to_rounding():
     fusion = fuse(net("pnnh_resnet56"), torch.randn(16, 3, 32, 32)).fusion
     assert fusion.relative_error <= 1e-9

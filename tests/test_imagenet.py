@@ -63,8 +63,9 @@ def test_the_first_feature_is_the_stem_and_dropout_is_before_the_classifier(name
 def test_global_pool_is_timms():
     model = timm.create_model("pnnh_resnet_test", global_pool="max").eval()
     x = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(model.forward_head(model.forward_features(x), pre_logits=True),
-                               model.forward_features(x).amax((2, 3)))  # fmt: skip
+    features = model.forward_features(x)
+    pooled = model.head.norm(features).amax((2, 3))
+    torch.testing.assert_close(model.forward_head(features, pre_logits=True), pooled)
 
 
 @pytest.mark.parametrize("name", TEST)

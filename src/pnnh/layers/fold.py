@@ -183,11 +183,11 @@ def structured_stage(stage: AlternatingStage | PipelinedStage) -> FoldedStage:
 
 
 def fold_head(head: NormHead) -> NormHead | None:
-    """The head with its norm as a 1 x 1 convolution per channel, float64; None if it has no norm.
+    """The head with its norm as a 1 x 1 convolution per channel, float64; None if it has none, or has it folded.
 
     Not folded into the classifier: so it is right for any pooling, and for the features of a net without a classifier.
     """
-    if isinstance(head.norm, nn.Identity):
+    if isinstance(head.norm, (nn.Identity, nn.Conv2d)):
         return None
     folded = copy.deepcopy(head)
     state = next(iter(head.norm.state_dict().values()))
