@@ -147,13 +147,10 @@ class AlternatingStage(PlainStage):
         kernels = self.kernels()
         f, c = self.transition(x)
         for layer in self.layers:
-            match layer:
-                case Learn():
-                    f, c = layer(c)
-                case Deepen():
-                    f, c = layer(f, c)
-                case Write():
-                    c = layer(f, c, next(kernels))
+            if isinstance(layer, Write):
+                c = layer(f, c, next(kernels))
+            else:
+                f, c = layer(c) if isinstance(layer, Learn) else layer(f, c)
         return c
 
 
