@@ -1,9 +1,14 @@
 """The CIFAR family: published sizes of the twins, parameters of ours, plainness, the fused form."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
+from torch import nn
 
+import pnnh.models.imagenet_registry  # noqa: F401
+from pnnh.layers import PlainOptions
 from pnnh.models import layers_per_stage
 from pnnh.models.registry import FAMILIES, SPECS, family_of
 
@@ -86,3 +91,10 @@ def test_inference_mode_is_the_form_that_fuse_makes(name):
     x = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(again(x), fused(x))
     torch.testing.assert_close(again(x), model(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["pnnh_resnet_tiny", "pnnh_resnet_test"])
+def test_the_norm_of_the_layers_is_the_norm_of_the_head(name):
+    net = timm.create_model(name, options=PlainOptions(norm=partial(nn.GroupNorm, 1)))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in (*net.stages.modules(), *net.head.modules()))
+    assert isinstance(net.head.norm, nn.GroupNorm)
