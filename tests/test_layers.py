@@ -30,7 +30,7 @@ def test_number_of_activations_in_series_is_the_number_of_layers(form):
     for module in net.modules():
         if isinstance(module, layers.Write):
             module.register_forward_hook(lambda *_: calls.append("write"))
-        if isinstance(module, (layers.Learn, layers.Deepen)):
+        if isinstance(module, layers.Learn):
             module.register_forward_hook(lambda *_: calls.append("learn"))
     net(images())
     assert len(calls) == 7  # and the transition is the eighth

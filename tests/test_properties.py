@@ -63,7 +63,7 @@ def stages(draw):
             nn.init.uniform_(module.running_var, 0.3, 2)
             nn.init.normal_(module.weight), nn.init.normal_(module.bias)
             module.num_batches_tracked.fill_(1)
-        if isinstance(module, (layers.Learn, layers.Deepen, layers.CoderConv)):
+        if isinstance(module, (layers.Learn, layers.CoderConv)):
             nn.init.normal_(module.bias if isinstance(module, layers.CoderConv) else module.shift)
     height, width = (draw(st.integers(9, 12)) for _ in range(2))  # reflection needs more than its padding
     chans = net.transition.learner[0].in_channels
@@ -114,7 +114,7 @@ def by_definition(drawn):
             if isinstance(layer, layers.Write):
                 c = written(layer, f, c)
             else:
-                read = c if isinstance(layer, layers.Learn) else f
+                read = f if isinstance(layer, layers.Deepen) else c
                 f, c = learned(layer.conv, layer.norm, read), act(c + per_channel(layer.shift))
         return c
     for layer in net.layers:
@@ -160,7 +160,7 @@ def test_a_stage_has_its_shape_and_folds_to_an_equal_chain(drawn):
 @given(drawn=stages())
 def test_every_stage_is_plain(drawn):
     net, x, *_ = drawn
-    kinds = (layers.Write, layers.Learn, layers.Deepen) if isinstance(net, layers.AlternatingStage) else (layers.Write,)
+    kinds = (layers.Write, layers.Learn) if isinstance(net, layers.AlternatingStage) else (layers.Write,)
     certificate = certify(net.float(), x.float())
     assert certificate.plain
     assert certificate.depth == 1 + sum(isinstance(module, kinds) for module in net.modules())

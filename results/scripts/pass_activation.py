@@ -38,7 +38,7 @@ def measure(folder: Path, images: torch.Tensor) -> list[dict]:
         return hook
 
     for path, module in model.named_modules():
-        if isinstance(module, (layers.Learn, layers.Deepen)):
+        if isinstance(module, layers.Learn):
             module.register_forward_hook(look(path))
     model(images)
     return rows

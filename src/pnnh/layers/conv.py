@@ -105,12 +105,15 @@ def shifted(act: nn.Module, c: Tensor, shift: Tensor) -> Tensor:
 class Learn(nn.Module):
     """f' = act(norm(learner * c)), c' = act(c + shift). Reads the stream; the stream crosses the activation as well.
 
-    `shift` [C] is learned from 0 on: below 0 it makes the stream forget, above 0 survive (chosen).
+    `shift` [C] is learned from 0 on: below 0 it makes the stream forget, above 0 survive (chosen). `reads`: how many
+    channels the learner reads, by default the stream's.
     """
 
-    def __init__(self, stream: int, learner: int, *, norm=nn.BatchNorm2d, act=nn.ReLU, **geometry):
+    def __init__(
+        self, stream: int, learner: int, *, reads: int | None = None, norm=nn.BatchNorm2d, act=nn.ReLU, **geometry
+    ):
         super().__init__()
-        self.conv = LearnerConv(stream, learner, **geometry)
+        self.conv = LearnerConv(stream if reads is None else reads, learner, **geometry)
         self.norm = norm(learner)
         self.shift = nn.Parameter(torch.zeros(stream))
         self.act = act(inplace=True)
@@ -119,15 +122,11 @@ class Learn(nn.Module):
         return self.act(self.norm(self.conv(c))), shifted(self.act, c, self.shift)
 
 
-class Deepen(nn.Module):
+class Deepen(Learn):
     """f' = act(norm(learner * f)), c' = act(c + shift). Learns from the features just learned, not from the stream."""
 
-    def __init__(self, stream: int, learner: int, *, norm=nn.BatchNorm2d, act=nn.ReLU, **geometry):
-        super().__init__()
-        self.conv = LearnerConv(learner, learner, **geometry)
-        self.norm = norm(learner)
-        self.shift = nn.Parameter(torch.zeros(stream))
-        self.act = act(inplace=True)
+    def __init__(self, stream: int, learner: int, **options):
+        super().__init__(stream, learner, reads=learner, **options)
 
     def forward(self, f: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         return self.act(self.norm(self.conv(f))), shifted(self.act, c, self.shift)

@@ -142,10 +142,10 @@ def dense_stage(stage: AlternatingStage | PipelinedStage) -> nn.Sequential:
     chain = [as_conv(transition_map(first), first.learner[0]), _act(first.learner[2], first.stream[2])]
     for layer in stage.layers:
         match layer:
-            case Learn():
-                chain += [as_conv(learn_map(layer), layer.conv), _act(layer.act)]
             case Deepen():
                 chain += [as_conv(deepen_map(layer), layer.conv), _act(layer.act)]
+            case Learn():
+                chain += [as_conv(learn_map(layer), layer.conv), _act(layer.act)]
             case Write():
                 chain += [as_conv(write_map(layer, next(kernels)), layer.conv), _act(layer.act)]
             case PlainConv():
@@ -169,9 +169,8 @@ def structured_stage(stage: AlternatingStage | PipelinedStage) -> FoldedStage:
     for layer in stage.layers:
         match layer:
             case Learn():
-                layers.append(FoldedLearn(thin(layer.conv, layer.norm), per_channel(layer.shift), _act(layer.act)))
-            case Deepen():
-                layers.append(FoldedDeepen(thin(layer.conv, layer.norm), per_channel(layer.shift), _act(layer.act)))
+                folded = FoldedDeepen if isinstance(layer, Deepen) else FoldedLearn
+                layers.append(folded(thin(layer.conv, layer.norm), per_channel(layer.shift), _act(layer.act)))
             case Write():
                 layers.append(FoldedWrite(write_of(layer), _act(layer.act)))
             case PlainConv():

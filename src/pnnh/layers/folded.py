@@ -40,12 +40,8 @@ class FoldedLearn(nn.Module):
         return self.act(self.learner(c)), self.act(self.shift(c))
 
 
-class FoldedDeepen(nn.Module):
+class FoldedDeepen(FoldedLearn):
     """f' = act(learner * f), c' = act(c + shift)."""
-
-    def __init__(self, learner: nn.Conv2d, shift: nn.Conv2d, act: nn.Module):
-        super().__init__()
-        self.learner, self.shift, self.act = learner, shift, act
 
     def forward(self, f: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         return self.act(self.learner(f)), self.act(self.shift(c))

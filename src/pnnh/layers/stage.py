@@ -100,7 +100,7 @@ class PlainStage(nn.Module):
         self.coders = coders(options.coder, shape, len(groups), gain=options.gain)
         self.fill(stream, learner, groups, options)
         for module in self.modules():
-            if isinstance(module, (Learn, Deepen, PlainConv)):
+            if isinstance(module, (Learn, PlainConv)):
                 nn.init.constant_(module.norm.bias, options.shift)
 
     @staticmethod
@@ -150,7 +150,7 @@ class AlternatingStage(PlainStage):
             if isinstance(layer, Write):
                 c = layer(f, c, next(kernels))
             else:
-                f, c = layer(c) if isinstance(layer, Learn) else layer(f, c)
+                f, c = layer(f, c) if isinstance(layer, Deepen) else layer(c)
         return c
 
 
