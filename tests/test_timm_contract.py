@@ -102,7 +102,9 @@ def test_a_head_loses_its_norm_with_the_stage_it_belongs_to_or_on_demand():
         net.prune_intermediate_layers([wanted], **choices)
         assert (norm(net), net.num_classes) == (kept, 0)
     net = build()
+    classifier = net.head.fc
     net.prune_intermediate_layers([2], prune_norm=True, prune_head=False)
+    assert net.head.fc is classifier, "what it has learned"
     assert (norm(net), net.num_classes, net(torch.randn(2, 3, 16, 16)).shape) == (False, 10, (2, 10))
     net = build()
     net.reset_classifier(5)

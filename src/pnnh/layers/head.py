@@ -19,9 +19,3 @@ class NormHead(ClassifierHead):
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         return super().forward(self.norm(x), pre_logits)
-
-    def reset(self, num_classes: int, pool_type: str | None = None, reset_other: bool = False, **kwargs) -> None:
-        """timm's: a new classifier; `reset_other` also takes the norm away."""
-        if reset_other:
-            self.norm = nn.Identity()
-        super().reset(num_classes, pool_type, reset_other, **kwargs)

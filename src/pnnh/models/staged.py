@@ -8,6 +8,8 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
+from pnnh.layers import NormHead
+
 
 class StagedNet(nn.Module):
     """A stem and `len(widths)` stages of `num_layers` layers; all but the first halve the resolution.
@@ -112,11 +114,10 @@ class StagedNet(nn.Module):
         shorter = last + 1 < len(self.feature_info)
         self.stages = self.stages[: last + 1 - first]
         self.num_features = self.head_hidden_size = self.feature_info[last]["num_chs"]
+        if isinstance(self.head, NormHead) and (prune_norm or shorter):
+            self.head.norm = nn.Identity()
         if prune_head or shorter:
-            self.num_classes = 0
-            self.head.reset(0, "", prune_norm or shorter, in_features=self.num_features)
-        elif prune_norm:
-            self.head.reset(self.num_classes, None, True)
+            self.reset_classifier(0, "")
         return wanted
 
     def get_classifier(self) -> nn.Module:
