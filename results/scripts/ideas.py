@@ -73,6 +73,7 @@ SETTINGS = (
     Setting("shallower", "ideas-shallower", 20, 25_000, 5, 5, learner_ratio=0.9375),
     Setting("deeper", "ideas-deeper", 110, 25_000, 5, 5),
     Setting("default", "ideas-default", 56, 25_000, 5, 5, 0.3, LearnedCoder()),
+    Setting("current", "ideas-current", 56, 25_000, 5, 5, 0.3, LearnedCoder(), learns=2, learner_ratio=0.75, norm=True),
     Setting("larger", "ideas-larger", 20, 25_000, 5, 6, 0.3, LearnedCoder(), image_size=32, learner_ratio=0.9375),
 )
 
@@ -96,6 +97,11 @@ class Idea:
 def norm_last(net: nn.Module) -> None:
     """A batch norm between the last stage and the pooling, as nets with pre-activation have it."""
     net.stages.append(nn.BatchNorm2d(net.num_features))
+
+
+def no_norm_last(net: nn.Module) -> None:
+    """The classifier reads the stream as it is."""
+    net.head.norm = nn.Identity()
 
 
 def pool_streams(net: nn.Module) -> None:
@@ -150,6 +156,8 @@ IDEAS = {
     "two learners a write, norm before pooling": Idea(
         "what the library does", options={"learns": 2}, kwargs={"learner_ratio": 0.75}, change=norm_last
     ),
+    "three learners a write": Idea("still deeper features", options={"learns": 3}),
+    "no norm before pooling": Idea("is the norm needed?", change=no_norm_last),
     "residual, norm before pooling": Idea("and what a norm does to the twin", "cifar_resnet", change=norm_last),
     "norm before pooling": Idea("a better conditioned classifier", change=norm_last),
     "lr 0.3, norm before pooling": Idea("a better conditioned classifier", change=norm_last, recipe={"lr": 0.3}),
@@ -195,7 +203,7 @@ def score(name: str, seed: int, setting: Setting) -> dict[str, Any]:
     plain = {"learner_ratio": setting.learner_ratio, "options": PlainOptions(**base | idea.options)} if ours else {}
     model = timm.create_model(f"{idea.net}20", depth=setting.depth, **plain | idea.kwargs)
     if ours and not setting.norm:
-        model.head.norm = nn.Identity()
+        no_norm_last(model)
     idea.change(model)
     counted = cost(model, (3, setting.image_size, setting.image_size))
     recipe = recipe_of(idea, data, setting)
