@@ -17,6 +17,12 @@ def test_the_tables_of_the_page_are_those_of_the_records():
     assert {match[2] for match in script.SECTION.finditer(page)} == script.BODIES.keys()
 
 
+def test_the_figures_of_the_page_are_those_of_the_records():
+    for setting, found in script.summaries().items():
+        drawn = (script.PAGE.parent / script.picture(setting)).read_text()
+        assert drawn == script.accuracy(found), "run python results/scripts/training_tables.py"
+
+
 def test_effects_are_paired_by_seed(tmp_path, monkeypatch):
     """The seed that the base lacks is left out of the effect, not out of the mean."""
     rows = [("base", 0, 0.50), ("base", 1, 0.60), ("wide", 0, 0.53), ("wide", 1, 0.61), ("wide", 2, 0.90)]

@@ -18,6 +18,7 @@ from typing import Any
 
 from pnnh.recipes import summary
 from pnnh.report import write_text
+from pnnh.report.comparison import accuracy
 from pnnh.report.table import show
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,11 +169,21 @@ def reached(row: dict[str, Any]) -> str:
     return f"{row['test_%']:.1f}" + (f" +- {row['std']:.1f}" if row["std"] is not None else "") + f" ({row['n']})"
 
 
+def summaries() -> dict[str, list[dict[str, Any]]]:
+    """By setting, the summary of all its records."""
+    return {setting: summary(pooled([record for _, record in named])) for setting, named in comparisons().items()}
+
+
+def picture(setting: str) -> str:
+    """The file of a setting's figure, beside the page."""
+    return f"figures/training-{re.sub(r'[^0-9a-z]+', '-', setting.replace(',', ''))}.svg"
+
+
 def depths() -> str:
-    """A table per setting: the rows of all records with that setting, depth by depth, the best first."""
-    parts = []
+    """Per setting a figure and a table: the rows of all its records, depth by depth, the best first."""
+    parts, found_in = [], summaries()
     for setting, named in comparisons().items():
-        found = summary(pooled([record for _, record in named]))
+        found = found_in[setting]
         rows = [
             {
                 "depth": row["depth"],
@@ -185,7 +196,8 @@ def depths() -> str:
             for row in sorted(found, key=lambda row: (row["depth"], -(row["test_%"] or 0)))
         ]
         sources = "\n".join(f"- {link(name, record['command'])}" for name, record in named)
-        parts.append(f"**{setting}.**\n\n{table(rows)}\n\n{sources}")
+        shown = f"![Accuracy against depth and parameters, {setting}]({picture(setting)})"
+        parts.append(f"**{setting}.**\n\n{shown}\n\n{table(rows)}\n\n{sources}")
     return "\n\n".join(parts)
 
 
@@ -242,6 +254,8 @@ def rendered(page: str) -> str:
 
 def main() -> None:
     write_text(PAGE, rendered(PAGE.read_text()))
+    for setting, found in summaries().items():
+        write_text(PAGE.parent / picture(setting), accuracy(found))
 
 
 if __name__ == "__main__":

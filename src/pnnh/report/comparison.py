@@ -35,7 +35,7 @@ def comparison_page(results: Mapping[str, Any]) -> Page:
     sections = [
         Section("What happened", reading=[*reading(table), *divergences(rows)]),
         Section("Results", rows=as_read(table), caption=_COLUMNS),
-        Section("Accuracy against depth and against parameters", svgs=[_accuracy(table)]),
+        Section("Accuracy against depth and against parameters", svgs=[accuracy(table)]),
         Section("Training curves", svgs=[_curves(rows)], caption=_SEEDS),
         Section(
             "Survival by layer",
@@ -111,7 +111,8 @@ def _caution(ours: Mapping[str, Any], theirs: Mapping[str, Any], gap: float) -> 
     return f"; the difference is {gap:+.2f} +- {spread:.2f} (standard error over seeds)."
 
 
-def _accuracy(table: Sequence[Mapping[str, Any]]) -> str:
+def accuracy(table: Sequence[Mapping[str, Any]]) -> str:
+    """Figure of the summary rows in `table`: accuracy against depth and against parameters, bars are one deviation."""
     with draw(2, width=9.5, height=3.4) as figure:
         left, right = figure.axes
         for method in dict.fromkeys(row["method"] for row in table):
