@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "training-deep-plain-nets.md"
 SECTION = re.compile(r"(<!-- record (\S+) -->\n).*?(<!-- end \2 -->)", re.DOTALL)
 KINDS = ("coder fixed Dirac", "coder fixed orthogonal", "coder per layer")
-ABLATION = ("base", *KINDS, "lr 0.3", *(f"lr 0.3, {kind}" for kind in KINDS), "lr 0.3, coder rate 0.01")
+ABLATION = ("default", *KINDS, "coder rate 1")
 
 
 def of(name: str, body: Callable[[dict[str, Any]], str]) -> Callable[[], str]:
@@ -230,7 +230,8 @@ def shapes(record: dict[str, Any]) -> str:
 BODIES = {
     "ideas-prototypes": of("ideas-prototypes", prototypes),
     "ideas": of("ideas", ideas),
-    "ablation": of("ideas", lambda record: ideas(record, ABLATION)),
+    "ideas-current": of("ideas-current", partial(ideas, base="default")),
+    "ablation": of("ideas-current", partial(ideas, names=ABLATION, base="default")),
     "ideas-default": of("ideas-default", partial(ideas, base="default")),
     "ideas-larger": of("ideas-larger", partial(ideas, base="default")),
     "ideas-longer": of("ideas-longer", partial(ideas, base="lr 0.3")),
