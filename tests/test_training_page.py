@@ -18,9 +18,9 @@ def test_the_tables_of_the_page_are_those_of_the_records():
 
 
 def test_the_figures_of_the_page_are_those_of_the_records():
-    for setting, found in script.summaries().items():
+    for setting, named in script.comparisons().items():
         drawn = (script.PAGE.parent / script.picture(setting)).read_text()
-        assert drawn == script.accuracy(found), "run python results/scripts/training_tables.py"
+        assert drawn == script.accuracy(script.together(named)), "run python results/scripts/training_tables.py"
 
 
 def test_effects_are_paired_by_seed(tmp_path, monkeypatch):

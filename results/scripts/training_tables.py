@@ -169,9 +169,9 @@ def reached(row: dict[str, Any]) -> str:
     return f"{row['test_%']:.1f}" + (f" +- {row['std']:.1f}" if row["std"] is not None else "") + f" ({row['n']})"
 
 
-def summaries() -> dict[str, list[dict[str, Any]]]:
-    """By setting, the summary of all its records."""
-    return {setting: summary(pooled([record for _, record in named])) for setting, named in comparisons().items()}
+def together(named: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The summary of the rows of all these records."""
+    return summary(pooled([record for _, record in named]))
 
 
 def picture(setting: str) -> str:
@@ -181,9 +181,8 @@ def picture(setting: str) -> str:
 
 def depths() -> str:
     """Per setting a figure and a table: the rows of all its records, depth by depth, the best first."""
-    parts, found_in = [], summaries()
+    parts = []
     for setting, named in comparisons().items():
-        found = found_in[setting]
         rows = [
             {
                 "depth": row["depth"],
@@ -193,7 +192,7 @@ def depths() -> str:
                 "parameters": f"{row['params'] / 1e3:.0f}k",
                 "MACs": f"{row['macs'] / 1e6:.1f}M",
             }
-            for row in sorted(found, key=lambda row: (row["depth"], -(row["test_%"] or 0)))
+            for row in sorted(together(named), key=lambda row: (row["depth"], -(row["test_%"] or 0)))
         ]
         sources = "\n".join(f"- {link(name, record['command'])}" for name, record in named)
         shown = f"![Accuracy against depth and parameters, {setting}]({picture(setting)})"
@@ -255,8 +254,8 @@ def rendered(page: str) -> str:
 
 def main() -> None:
     write_text(PAGE, rendered(PAGE.read_text()))
-    for setting, found in summaries().items():
-        write_text(PAGE.parent / picture(setting), accuracy(found))
+    for setting, named in comparisons().items():
+        write_text(PAGE.parent / picture(setting), accuracy(together(named)))
 
 
 if __name__ == "__main__":
