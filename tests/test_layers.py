@@ -1,6 +1,7 @@
 """Plain layers: the equations, initial values, sharing, geometry, and that whatever walks a model works on them."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -218,6 +219,35 @@ def test_torch_compile_captures_the_whole_stage():
     net = stage().eval()
     compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(images()), net(images()))
+
+
+def test_a_compiled_step_keeps_no_boolean_per_unit_and_has_the_eager_gradients():
+    from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
+    from torch._dynamo.backends.common import aot_autograd
+    from torch._inductor.decomposition import select_decomp_table
+
+    kept: list[torch.dtype] = []
+
+    def look(graph: torch.fx.GraphModule, _):
+        (output,) = graph.graph.find_nodes(op="output")
+        kept.extend(node.meta["val"].dtype for node in output.args[0] if isinstance(node, torch.fx.Node))
+        return make_boxed_func(graph.forward)
+
+    backend = aot_autograd(
+        fw_compiler=look,
+        bw_compiler=lambda graph, _: make_boxed_func(graph.forward),
+        partition_fn=partial(min_cut_rematerialization_partition, compiler="inductor"),
+        decompositions=select_decomp_table(),
+    )
+    net = stage(num_layers=12)
+    gradients = []
+    for run in (net, torch.compile(net, backend=backend, fullgraph=True)):
+        net.zero_grad()
+        run(images()).square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in net.parameters()])
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3)
+    assert kept.count(torch.float32) > 12
+    assert kept.count(torch.bool) <= 1  # of the stage's output, which in a net the next layer keeps
 
 
 def test_a_learned_coder_starts_where_it_is_told():

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from pnnh.layers.init import he_normal_
 
@@ -91,14 +92,18 @@ class _ShiftedRelu(torch.autograd.Function):
 
 
 def shifted(act: nn.Module, c: Tensor, shift: Tensor) -> Tensor:
-    """act(c + shift), c [B, C, H, W], shift [C], in c's dtype. A ReLU in training keeps nothing of its own.
+    """act(c + shift), c [B, C, H, W], shift [C], in c's dtype. In training a ReLU keeps c, and nothing of its own.
 
-    Where a compiler or a probe wants to see every operator, it is plain autograd.
+    A compiler left to itself keeps a boolean per unit, and on a CPU takes longer to store it than for all else that a
+    layer does to the stream (torch 2.15); checkpointing has it computed again from c. Where an export or a probe wants
+    to see every operator, it is plain autograd.
     """
     shift = shift.to(c.dtype).view(-1, 1, 1)
-    watched = torch.compiler.is_compiling() or torch._C._is_torch_function_mode_enabled()
-    if act.training and type(act) is nn.ReLU and not watched:
-        return _ShiftedRelu.apply(c, shift)
+    if act.training and not torch.compiler.is_exporting():
+        if torch.compiler.is_compiling():
+            return checkpoint(lambda c, shift: act(c + shift), c, shift, use_reentrant=False)
+        if type(act) is nn.ReLU and not torch._C._is_torch_function_mode_enabled():
+            return _ShiftedRelu.apply(c, shift)
     return act(c + shift)
 
 
