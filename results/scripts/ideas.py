@@ -4,6 +4,8 @@
     python results/scripts/ideas.py --only base --seed 1
     python results/scripts/ideas.py --setting longer --only "lr 0.3"
 
+SOAP is pytorch-optimizer's: `pip install pytorch-optimizer` for the ideas that name it.
+
 CIFAR-10, SGD with one cycle, one training image in so many held out for the score; depth, images, epochs, learning
 rate and coder are the setting's where an idea has none of its own. It ranks ideas; it publishes nothing,
 and the test images are never looked at.
@@ -40,6 +42,20 @@ from pnnh.train import AdamW, Muon, OneCycle, Recipe, load_data, recipe_for, tra
 
 RESULTS = Path(__file__).resolve().parents[1]
 BASE = LearnedCoder(lr_scale=0.1)
+
+
+@dataclass(frozen=True)
+class SOAP:
+    """Adam in the eigenbasis of Shampoo's preconditioner (Vyas et al. 2024), for ranking only."""
+
+    lr: float = 3e-3
+    beta1: float = 0.95
+    beta2: float = 0.95
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        from pytorch_optimizer import SOAP
+
+        return SOAP(groups, lr=self.lr, betas=(self.beta1, self.beta2))
 
 
 @dataclass(frozen=True)
@@ -112,6 +128,11 @@ def pool_streams(net: nn.Module) -> None:
         stream[0] = nn.Sequential(nn.AvgPool2d(stream[0].stride), conv)
 
 
+OPTIMISERS = {
+    AdamW: "another optimiser",
+    Muon: "orthogonalised steps",
+    SOAP: "steps in the basis that the curvature suggests",
+}
 IDEAS = {
     "residual": Idea("the twin", "cifar_resnet"),
     "plain": Idea("the floor", "plain_resnet"),
@@ -164,8 +185,11 @@ IDEAS = {
     "residual, norms decay": Idea("and what that does to the twin", "cifar_resnet", recipe={"decay_norms": True}),
     "EMA 0.99": Idea("average the weights", recipe={"ema_decay": 0.99}),
     "label smoothing 0.1": Idea("softer targets", recipe={"label_smoothing": 0.1}),
-    "AdamW 2e-3": Idea("another optimiser", recipe={"optimizer": AdamW(lr=2e-3), "weight_decay": 0.05}),
-    "Muon 2e-3": Idea("orthogonalised steps", recipe={"optimizer": Muon(lr=2e-3), "weight_decay": 0.05}),
+    **{
+        f"{kind.__name__} {lr}": Idea(claim, recipe={"optimizer": kind(lr=float(lr)), "weight_decay": 0.05})
+        for kind, claim in OPTIMISERS.items()
+        for lr in ("6e-4", "2e-3", "6e-3", "2e-2")
+    },
     "warm-up a tenth": Idea("a shorter rise", recipe={"schedule": OneCycle(warmup=0.1)}),
     "lr 0.1": Idea("a smaller step", recipe={"lr": 0.1}),
     "lr 0.3": Idea("a larger step", recipe={"lr": 0.3}),
