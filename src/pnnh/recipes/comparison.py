@@ -44,8 +44,8 @@ METHODS = {
     "pnnh": Method("pnnh_resnet", lr=0.3),
     "pnnh_wide": Method("pnnh_resnet", lr=0.3, options={"widths": (16, 48, 80)}),  # 0.9 of the twin's parameters, MACs
     "diracnet": Method("cifar_diracnet", lr=1.0),
-    "repvgg": Method("cifar_repvgg", lr=1.0),
-    "isonet": Method("cifar_isonet", lr=0.01),
+    "repvgg": Method("cifar_repvgg", lr=1.0, options={"gain": 0.1}),
+    "isonet": Method("cifar_isonet", lr=0.01, options={"gamma": 0.01}),
     "tat": Method("cifar_tatnet", lr=0.001),
 }
 
