@@ -94,9 +94,8 @@ class _ShiftedRelu(torch.autograd.Function):
 def shifted(act: nn.Module, c: Tensor, shift: Tensor) -> Tensor:
     """act(c + shift), c [B, C, H, W], shift [C], in c's dtype. In training a ReLU keeps c, and nothing of its own.
 
-    A compiler left to itself keeps a boolean per unit, and on a CPU takes longer to store it than for all else that a
-    layer does to the stream (torch 2.15); checkpointing has it computed again from c. Where an export or a probe wants
-    to see every operator, it is plain autograd.
+    A compiler left to itself keeps a boolean per unit, slow to store on a CPU (torch 2.15); checkpointing has it
+    computed again from c. Where an export or a probe wants to see every operator, it is plain autograd.
     """
     shift = shift.to(c.dtype).view(-1, 1, 1)
     if act.training and not torch.compiler.is_exporting():
