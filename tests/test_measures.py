@@ -96,6 +96,20 @@ def test_streamed_ridge_equals_a_direct_solution():
     assert readout.mse == pytest.approx(lost / 960, rel=1e-4)
 
 
+def test_outliers_do_not_mislead_a_decoder_below_one_that_ignores_the_features():
+    generator = torch.Generator().manual_seed(0)
+    pairs = Pairs()
+    for half, scale in ((0, 1.0), (1, 1e4)):  # fitted on small features, asked about large ones, and the reverse
+        sketched = scale * torch.randn(16, 2, 2, 6, generator=generator)
+        described = torch.randn(16, 3, 2, 2, 24, generator=generator)
+        pairs.add(half, sketched, described, described.square().sum((2, 3, 4)))
+    readout = pairs.solve((1e-2,), pixels=96)
+    assert readout.r2 == 0
+    assert readout.r2_draws.tolist() == [0, 0]
+    assert not readout.weight.any()
+    torch.testing.assert_close(readout.read(sketched, 0), readout.patch[0].expand(16, 2, 2, 24))
+
+
 @pytest.mark.parametrize("cells", [(4, 4), (1, 1)])
 def test_patches_compose_to_the_picture(cells):
     decoder = Decoder(grid=4, components=10_000).fit_to(16, 16)

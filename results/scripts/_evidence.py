@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import platform
+import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -17,7 +18,7 @@ def evidence() -> dict:
     import torch
 
     return {
-        "command": " ".join(["python", f"results/scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": shlex.join(["python", f"results/scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
         "code": code,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "timm", "torchvision", "numpy")},

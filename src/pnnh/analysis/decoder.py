@@ -160,6 +160,7 @@ class Pairs:
     def solve(self, ridges: tuple[float, ...], pixels: int) -> Readout | None:
         """Fit on each half, score on the other, keep the ridge that is best for the truth; None without data in both.
 
+        One more candidate ignores the features, so that no R² is below 0, however far outliers mislead the others.
         `pixels`: numbers in one picture, which turns energies into mean square errors.
         """
         if not all(half.images for half in self.halves):
@@ -169,10 +170,12 @@ class Pairs:
         lost = torch.stack([second.lost(w) for w in fits[0]]) + torch.stack([first.lost(w) for w in fits[1]])
         energy = first.energy + second.energy  # [1 + R]
         error = lost + energy - first.described - second.described  # what the components leave out is lost as well
+        error = torch.cat([error, energy[None]])
         best = error.argmin(0)  # every draw chooses its own ridge, as the truth does
         error = error.gather(0, best[None])[0]
         r2, mse = 1 - error / energy, error / (pixels * sum(half.images for half in self.halves))
-        weight = (torch.stack([fit[best[0]][0] for fit in fits]) / self.scale).float()
+        fitted = [[*(fit[0] for fit in half), torch.zeros_like(half[0][0])][best[0]] for half in fits]
+        weight = (torch.stack(fitted) / self.scale).float()
         cells = self.shift.shape[:2]
         means = [half.z.unflatten(0, cells) * (self.scale / half.images) for half in self.halves]
         sketch = torch.stack([self.shift + mean for mean in means])
