@@ -188,7 +188,13 @@ IDEAS = {
     **{
         f"{kind.__name__} {lr}": Idea(claim, recipe={"optimizer": kind(lr=float(lr)), "weight_decay": 0.05})
         for kind, claim in OPTIMISERS.items()
-        for lr in ("6e-4", "2e-3", "6e-3", "2e-2")
+        for lr in ("6e-4", "2e-3", "6e-3", "2e-2", "6e-2")
+    },
+    **{
+        f"residual, Muon {lr}": Idea(
+            "and the twin's", "cifar_resnet", recipe={"optimizer": Muon(lr=float(lr)), "weight_decay": 0.05}
+        )
+        for lr in ("2e-3", "6e-3", "2e-2", "6e-2")
     },
     "warm-up a tenth": Idea("a shorter rise", recipe={"schedule": OneCycle(warmup=0.1)}),
     "lr 0.1": Idea("a smaller step", recipe={"lr": 0.1}),
