@@ -86,6 +86,19 @@ SETTINGS = (
     Setting(
         "longer", "ideas-longer", 20, None, 10, 10, learner_ratio=0.9375
     ),  # as full images are, at a quarter of the size
+    Setting(
+        "current-longer",
+        "ideas-current-longer",
+        20,
+        None,
+        10,
+        10,
+        0.3,
+        LearnedCoder(),
+        learns=2,
+        learner_ratio=0.75,
+        norm=True,
+    ),
     Setting("shallower", "ideas-shallower", 20, 25_000, 5, 5, learner_ratio=0.9375),
     Setting("deeper", "ideas-deeper", 110, 25_000, 5, 5),
     Setting("default", "ideas-default", 56, 25_000, 5, 5, 0.3, LearnedCoder()),

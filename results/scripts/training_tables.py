@@ -234,6 +234,7 @@ BODIES = {
     "ideas-default": of("ideas-default", partial(ideas, base="default")),
     "ideas-larger": of("ideas-larger", partial(ideas, base="default")),
     "ideas-longer": of("ideas-longer", partial(ideas, base="lr 0.3")),
+    "ideas-current-longer": of("ideas-current-longer", partial(ideas, base="default")),
     "ideas-shallower": of("ideas-shallower", partial(ideas, base="lr 0.3")),
     "ideas-deeper": of("ideas-deeper", partial(ideas, base="lr 0.3")),
     "rivals-tuned": of("rivals-tuned", tuned),
