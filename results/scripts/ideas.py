@@ -81,28 +81,19 @@ class Setting:
     norm: bool = False
 
 
+TODAY = Setting(
+    "current", "ideas-current", 56, 25_000, 5, 5, 0.3, LearnedCoder(), learns=2, learner_ratio=0.75, norm=True
+)
 SETTINGS = (
     Setting("ranking", "ideas", 56, 25_000, 5, 5),
     Setting(
         "longer", "ideas-longer", 20, None, 10, 10, learner_ratio=0.9375
     ),  # as full images are, at a quarter of the size
-    Setting(
-        "current-longer",
-        "ideas-current-longer",
-        20,
-        None,
-        10,
-        10,
-        0.3,
-        LearnedCoder(),
-        learns=2,
-        learner_ratio=0.75,
-        norm=True,
-    ),
     Setting("shallower", "ideas-shallower", 20, 25_000, 5, 5, learner_ratio=0.9375),
     Setting("deeper", "ideas-deeper", 110, 25_000, 5, 5),
     Setting("default", "ideas-default", 56, 25_000, 5, 5, 0.3, LearnedCoder()),
-    Setting("current", "ideas-current", 56, 25_000, 5, 5, 0.3, LearnedCoder(), learns=2, learner_ratio=0.75, norm=True),
+    TODAY,
+    replace(TODAY, name="current-longer", record="ideas-current-longer", depth=20, limit=None, every=10, epochs=10),
     Setting("larger", "ideas-larger", 20, 25_000, 5, 6, 0.3, LearnedCoder(), image_size=32, learner_ratio=0.9375),
 )
 
