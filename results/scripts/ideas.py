@@ -195,9 +195,10 @@ IDEAS = {
         for lr in ("6e-4", "2e-3", "6e-3", "2e-2", "6e-2")
     },
     **{
-        f"residual, Muon {lr}": Idea(
-            "and the twin's", "cifar_resnet", recipe={"optimizer": Muon(lr=float(lr)), "weight_decay": 0.05}
+        f"residual, {kind.__name__} {lr}": Idea(
+            "and the twin's", "cifar_resnet", recipe={"optimizer": kind(lr=float(lr)), "weight_decay": 0.05}
         )
+        for kind in (Muon, SOAP)
         for lr in ("2e-3", "6e-3", "2e-2", "6e-2")
     },
     "warm-up a tenth": Idea("a shorter rise", recipe={"schedule": OneCycle(warmup=0.1)}),
