@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +243,9 @@ def score(name: str, seed: int, setting: Setting) -> dict[str, Any]:
     idea.change(model)
     counted = cost(model, (3, setting.image_size, setting.image_size))
     recipe = recipe_of(idea, data, setting)
+    found = evidence()
+    if isinstance(recipe.optimizer, SOAP):
+        found["versions"]["pytorch-optimizer"] = version("pytorch-optimizer")
     for epoch in train(model, data, recipe, seed=seed, evaluate_every=recipe.epochs):
         print(name, seed, epoch, flush=True)
     return {
@@ -253,7 +257,7 @@ def score(name: str, seed: int, setting: Setting) -> dict[str, Any]:
         "num_params": counted.num_params,
         "macs": counted.macs,
         "recipe": recipe.to_dict(),
-        "evidence": evidence(),
+        "evidence": found,
     }
 
 

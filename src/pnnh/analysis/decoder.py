@@ -160,22 +160,20 @@ class Pairs:
     def solve(self, ridges: tuple[float, ...], pixels: int) -> Readout | None:
         """Fit on each half, score on the other, keep the ridge that is best for the truth; None without data in both.
 
-        One more candidate ignores the features, so that no R² is below 0, however far outliers mislead the others.
+        One candidate ignores the features, so that no R² is below 0, however far outliers mislead the others.
         `pixels`: numbers in one picture, which turns energies into mean square errors.
         """
         if not all(half.images for half in self.halves):
             return None
         first, second = (half.moments() for half in self.halves)
         fits = [half.fits(ridges) for half in (first, second)]
-        lost = torch.stack([second.lost(w) for w in fits[0]]) + torch.stack([first.lost(w) for w in fits[1]])
+        excess = torch.stack([second.excess(w) for w in fits[0]]) + torch.stack([first.excess(w) for w in fits[1]])
         energy = first.energy + second.energy  # [1 + R]
-        error = lost + energy - first.described - second.described  # what the components leave out is lost as well
-        error = torch.cat([error, energy[None]])
+        error = energy + excess  # what the components leave out is lost as well
         best = error.argmin(0)  # every draw chooses its own ridge, as the truth does
         error = error.gather(0, best[None])[0]
         r2, mse = 1 - error / energy, error / (pixels * sum(half.images for half in self.halves))
-        fitted = [[*(fit[0] for fit in half), torch.zeros_like(half[0][0])][best[0]] for half in fits]
-        weight = (torch.stack(fitted) / self.scale).float()
+        weight = (torch.stack([fit[best[0]][0] for fit in fits]) / self.scale).float()
         cells = self.shift.shape[:2]
         means = [half.z.unflatten(0, cells) * (self.scale / half.images) for half in self.halves]
         sketch = torch.stack([self.shift + mean for mean in means])
@@ -188,14 +186,13 @@ class _Half:
 
     def __init__(self):
         self.images = 0
-        self.zz = self.zy = self.z = self.y = self.described = self.energy = 0.0
+        self.zz = self.zy = self.z = self.y = self.energy = 0.0
 
     def add(self, z: Tensor, y: Tensor, energy: Tensor) -> None:
         flat = z.flatten(0, 1)
         self.zz = self.zz + flat.T @ flat  # [D, D]
         self.zy = self.zy + torch.einsum("bpd,brpt->rdt", z, y)  # [1 + R, D, T]
         self.z, self.y = self.z + z.sum(0), self.y + y.sum(0)  # [P, D], [1 + R, P, T]
-        self.described = self.described + y.double().square().sum((0, 2, 3))
         self.energy = self.energy + energy.double().sum(0)
         self.images += len(z)
 
@@ -206,31 +203,31 @@ class _Half:
         zy = self.zy.double() - torch.einsum("pd,rpt->rdt", z, y) / self.images
         count = self.images * len(z)
         rounding = torch.finfo(torch.float32).eps * self.zz.diagonal().mean().item() / count
-        return Moments(zz, zy, self.described - shared, self.energy - shared, count, rounding)
+        return Moments(zz, zy, self.energy - shared, count, rounding)
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Of `count` cells about their means: zz [D, D], zy [1 + R, D, T], described and energy [1 + R]; float64.
+    """Of `count` cells about their means: zz [D, D], zy [1 + R, D, T], energy [1 + R]; float64.
 
     rounding: the variance below which there is only what single precision left of a difference of sums.
     """
 
     zz: Tensor
     zy: Tensor
-    described: Tensor
     energy: Tensor
     count: int
     rounding: float
 
     def fits(self, ridges: tuple[float, ...]) -> list[Tensor]:
-        """For each ridge, weight [1 + R, D, T] of y = z W."""
+        """For each ridge, and for one without end, weight [1 + R, D, T] of y = z W."""
         values, vectors = torch.linalg.eigh(self.zz / self.count)
         values = values.clamp(min=0)
         cross = vectors.T @ (self.zy / self.count)
         least = self.rounding + torch.finfo(torch.float64).tiny
-        return [vectors @ (cross / (values + ridge * values.mean() + least)[:, None]) for ridge in ridges]
+        fits = [vectors @ (cross / (values + ridge * values.mean() + least)[:, None]) for ridge in ridges]
+        return [*fits, torch.zeros_like(cross)]
 
-    def lost(self, weight: Tensor) -> Tensor:
-        """Sum of square errors [1 + R] of y = z W over these cells, in closed form."""
-        return self.described - 2 * (weight * self.zy).sum((1, 2)) + (weight * (self.zz @ weight)).sum((1, 2))
+    def excess(self, weight: Tensor) -> Tensor:
+        """By how much the square errors [1 + R] of y = z W over these cells exceed those of y = 0, in closed form."""
+        return (weight * (self.zz @ weight - 2 * self.zy)).sum((1, 2))
