@@ -18,6 +18,8 @@ from pnnh.train import (
     AdamW,
     Augment,
     Cosine,
+    Lamb,
+    Muon,
     NotFinite,
     Recipe,
     StopOnSignal,
@@ -164,6 +166,8 @@ class After:
 RESUMED = {
     "sgd": Recipe(3, 50, augment=Augment(1, False)),
     "adamw, average, clipping": Recipe(3, 50, AdamW(1e-2), Cosine(1), ema_decay=0.9, grad_clip=1.0),
+    "muon": Recipe(3, 50, Muon(1e-2), augment=Augment(1, False)),
+    "lamb": Recipe(3, 50, Lamb(1e-2), augment=Augment(1, False)),
 }
 
 

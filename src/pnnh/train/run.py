@@ -164,7 +164,10 @@ class Run:
         if self.ema is not None:
             tensors |= {f"ema.{name}": whole(value) for name, value in self.ema.module.state_dict().items()}
         for index, slots in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": whole(value) for key, value in slots.items() if value is not None}
+            slots = {key: torch.as_tensor(value) for key, value in slots.items() if value is not None}
+            tensors |= {f"optimizer.{index}.{key}": whole(value) for key, value in slots.items()}
+        for index, group in enumerate(self.optimizer.param_groups):
+            tensors |= {f"groups.{index}.step": torch.as_tensor(group["step"])} if "step" in group else {}  # LAMB's
         for rank, own in enumerate(self.processes.gather(self._own_state())):
             tensors |= {f"{name}.{rank}" if rank else name: value for name, value in own.items()}
         return tensors
@@ -186,7 +189,7 @@ class Run:
             _load(self.model, parts["model"])
             if self.ema is not None:
                 _load(self.ema.module, parts["ema"])
-            self._restore_optimizer(parts.get("optimizer", {}))
+            self._restore_optimizer(parts.get("optimizer", {}), parts.get("groups", {}))
             self._restore_own(parts["sums"], parts["rng"])
         except (KeyError, RuntimeError) as error:
             raise RunError(f"the saved state does not fit this run: {str(error).splitlines()[0]}") from None
@@ -205,22 +208,29 @@ class Run:
         if self.device.type == "cuda" and f"cuda{suffix}" in rng:
             torch.cuda.set_rng_state(rng[f"cuda{suffix}"], self.device)
 
-    def _restore_optimizer(self, slots: dict[str, Tensor]) -> None:
+    def _restore_optimizer(self, slots: dict[str, Tensor], counts: dict[str, Tensor]) -> None:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
+        state: dict[int, dict[str, Tensor | int]] = {}
         for name, value in slots.items():
             index, _, key = name.partition(".")
             parameter = parameters[int(index)]
             if value.shape == parameter.shape:
                 like = torch.empty_like(parameter)  # in the parameter's own memory format and spread
                 value = like.copy_(spread(value, parameter))
-            state.setdefault(int(index), {})[key] = value.clone()
+            state.setdefault(int(index), {})[key] = _as_it_was(value)
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        for name, value in counts.items():
+            self.optimizer.param_groups[int(name.partition(".")[0])]["step"] = _as_it_was(value)
 
 
 def _load(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     own = model.state_dict()
     model.load_state_dict({name: spread(value, own[name]) for name, value in tensors.items()})
+
+
+def _as_it_was(value: Tensor) -> Tensor | int:
+    """A flag or a count of an optimiser that was no tensor when it was saved; else a tensor of its own."""
+    return value.item() if value.ndim == 0 and not value.is_floating_point() else value.clone()
 
 
 def _average(model: nn.Module, decay: float):
