@@ -22,8 +22,8 @@ from pnnh.models import imagenet_registry, registry, vit_registry
 FLAGS = {
     "bench": "models preset batch_size image_size device amp mode layout pairs out",
     "certify": "model strict image_size json",
-    "compare": "data methods depths epochs seeds out image_size limit batch_size lr holdout family width patch device "
-    "jobs",
+    "compare": "data methods depths epochs seeds out image_size limit batch_size lr recipe holdout family width patch "
+    "device jobs",
     "convert": "model form dry_run weights image_size out",
     "diagnose": "model data images weights compare num image_size dists seed out",
     "export": "model to out form data image_size",

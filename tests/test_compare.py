@@ -15,7 +15,7 @@ from pnnh.layers import LearnedCoder, PlainOptions
 from pnnh.recipes import comparison
 from pnnh.report.comparison import comparison_page, reading
 from pnnh.report.page import html
-from pnnh.train import Recipe, record
+from pnnh.train import SGD, Muon, Recipe, record
 
 
 @pytest.fixture
@@ -54,7 +54,9 @@ def test_keys_follow_options_that_a_net_does_not_print(monkeypatch):
     louder = {"beta": 1.0}
     assert str(recipes.build("diracnet", 8)[0]) == str(recipes.build("diracnet", 8, **louder)[0])
     before = key(plan)
-    monkeypatch.setitem(comparison.METHODS, "diracnet", comparison.Method("cifar_diracnet", lr=1.0, options=louder))
+    monkeypatch.setitem(
+        comparison.METHODS, "diracnet", comparison.Method("cifar_diracnet", lr={SGD: 1.0}, options=louder)
+    )
     assert key(plan) != before
 
 
@@ -105,8 +107,35 @@ def test_two_processes_give_the_rows_of_one(plan, tmp_path):
 @pytest.fixture
 def wild(plan, monkeypatch):
     """PNNH at a rate that no net survives, and TAT at its own."""
-    monkeypatch.setitem(comparison.METHODS, "pnnh", comparison.Method("pnnh_resnet", lr=1e18))
+    monkeypatch.setitem(comparison.METHODS, "pnnh", comparison.Method("pnnh_resnet", lr={SGD: 1e18}))
     return replace(plan, methods=("pnnh", "tat"))
+
+
+def test_a_rate_is_of_its_optimiser(plan):
+    """What was tuned for SGD is not for another, and nothing is of its own where one rate was asked for."""
+    cell = comparison.Cell("tat", 8, 0)
+    tuned = recipes.METHODS["tat"].lr[SGD]
+    assert replace(plan, methods=("tat",)).recipe_of(cell) == plan.recipe.with_lr(tuned)
+    other = replace(plan, recipe=replace(plan.recipe, optimizer=Muon(lr=0.5)))
+    assert other.recipe_of(cell).optimizer.lr == recipes.METHODS["tat"].lr.get(Muon, 0.5) != tuned
+    assert replace(plan, own_lr=False).recipe_of(cell) == plan.recipe
+
+
+def test_the_command_takes_a_recipe(tmp_path):
+    """And --lr changes the recipe's rate, not its optimiser."""
+    small = ["--image-size", "8", "--limit", "64", "--epochs", "1", "--jobs", "1", "--device", "cpu", "--depths", "8"]
+    command = ["compare", "--methods", "pnnh", *small, "--recipe", "muon", "--lr", "0.007", "--out", str(tmp_path)]
+    assert main(command) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["settings"]["recipe"]["optimizer"] == {"type": "Muon", "lr": 0.007, "momentum": 0.95}
+    assert results["settings"]["recipe"]["weight_decay"] == 0.05
+    assert [row["lr"] for row in results["rows"]] == [0.007]
+
+
+def test_a_recipe_for_convolutions_is_refused_for_transformers(tmp_path, capsys):
+    assert main(["compare", "--family", "vit", "--recipe", "muon", "--out", str(tmp_path / "new")]) == 2
+    assert "recipe 'muon' is for convolutional nets; leave --recipe out for ViTs" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_diverged_net_is_a_row_and_the_others_go_on(wild, tmp_path, monkeypatch):

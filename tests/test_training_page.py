@@ -7,6 +7,7 @@ import pytest
 import training_tables as script
 
 from pnnh.recipes import METHODS
+from pnnh.train import SGD
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,10 +44,11 @@ def test_a_net_of_two_records_counts_once_and_must_be_one_net():
         script.pooled([{"rows": [row]}, {"rows": [row | {"test_accuracy": 0.6}]}])
 
 
-def test_the_methods_have_what_was_chosen_for_them():
+@pytest.mark.parametrize(("name", "optimizer", "common"), [("rivals-tuned", SGD, 0.1)])
+def test_the_methods_have_what_was_chosen_for_them(name, optimizer, common):
     """Of those whose rates were tuned, three at least."""
-    record = json.loads((ROOT / "results" / "rivals-tuned.json").read_text())
+    record = json.loads((ROOT / "results" / f"{name}.json").read_text())
     for method, best in record["chosen"].items():
         if len({row["lr"] for row in record["rows"] if row["method"] == method}) >= 3:
-            assert (METHODS[method].lr or 0.1) == best["lr"], method
+            assert METHODS[method].lr.get(optimizer, common) == best["lr"], method
             assert record["defaults"][method] | METHODS[method].options == best["options"], method

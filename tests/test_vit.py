@@ -14,7 +14,7 @@ from pnnh.layers import BlockOptions, LearnedCoder
 from pnnh.models import CutSkipVit, PlainVit, PnnhVit
 from pnnh.models.vit_registry import SPECS, family_of
 from pnnh.recipes import Cell, TransformerComparison, transformer_recipe
-from pnnh.train import Muon, Recipe, load_data
+from pnnh.train import AdamW, Muon, Recipe, load_data
 from pnnh.train.groups import param_groups
 
 TEST = [name for name in SPECS if "test" in name]
@@ -186,7 +186,7 @@ def test_there_is_nothing_to_drop_a_path_from():
 
 
 def test_the_comparison_builds_four_equal_nets():
-    plan = TransformerComparison("digits", Recipe(epochs=1), depths=(3,), width=32)
+    plan = TransformerComparison("digits", Recipe(optimizer=AdamW()), depths=(3,), width=32)
     data = load_data("digits")
     macs = set()
     for cell in plan.cells():

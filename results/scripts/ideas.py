@@ -195,6 +195,21 @@ IDEAS = {
         for kind, claim in OPTIMISERS.items()
         for lr in ("6e-4", "2e-3", "6e-3", "2e-2", "6e-2")
     },
+    "Muon 2e-2, coder rate 1/n": Idea(
+        "its steps have one size, however many gradients they sum",
+        options={"coder": LearnedCoder(lr_scale=1 / 6)},
+        recipe={"optimizer": Muon(lr=2e-2), "weight_decay": 0.05},
+    ),
+    "Muon 2e-2, coder rate 1": Idea(
+        "and the coder at the learners' rate",
+        options={"coder": LearnedCoder(lr_scale=1.0)},
+        recipe={"optimizer": Muon(lr=2e-2), "weight_decay": 0.05},
+    ),
+    "Muon 2e-2, three learners a write": Idea(
+        "do deeper features add to better steps?",
+        options={"learns": 3},
+        recipe={"optimizer": Muon(lr=2e-2), "weight_decay": 0.05},
+    ),
     **{
         f"residual, {kind.__name__} {lr}": Idea(
             "and the twin's", "cifar_resnet", recipe={"optimizer": kind(lr=float(lr)), "weight_decay": 0.05}

@@ -102,7 +102,7 @@ def prototypes(record: dict[str, Any]) -> str:
     return f"{table(rows)}\n\n{record['note']}\n\n{source}"
 
 
-def tuned(record: dict[str, Any]) -> str:
+def tuned(record: dict[str, Any], name: str = "rivals-tuned", flags: str = "") -> str:
     setting = record["setting"]
     held_out = round(setting["limit"] * setting["held_out"])
     rows = [
@@ -118,7 +118,7 @@ def tuned(record: dict[str, Any]) -> str:
         f"Depth {setting['depth']}, {setting['image_size']} px, {setting['epochs']} epochs on "
         f"{setting['limit'] - held_out:,} images, scored on {held_out:,} held-out training images, one seed."
     )
-    return f"{said}\n\n{table(rows)}\n\n{link('rivals-tuned', 'python results/scripts/tune_rivals.py')}"
+    return f"{said}\n\n{table(rows)}\n\n{link(name, f'python results/scripts/tune_rivals.py{flags}')}"
 
 
 def curvature(record: dict[str, Any]) -> str:
@@ -146,6 +146,7 @@ def comparisons() -> dict[str, list[tuple[str, dict[str, Any]]]]:
     for name, record in sorted(found, key=lambda item: (item[1]["data"]["image_size"], item[1]["data"]["num_train"])):
         data, recipe = record["data"], record["settings"]["recipe"]
         setting = f"{data['image_size']} px, {data['num_train']:,} images, {recipe['epochs']} epochs"
+        setting += "" if recipe["optimizer"]["type"] == "SGD" else f", {recipe['optimizer']['type']}"
         settings.setdefault(setting, []).append((name, record))
     return settings
 
@@ -176,7 +177,7 @@ def together(named: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def picture(setting: str) -> str:
     """The file of a setting's figure, beside the page."""
-    return f"figures/training-{re.sub(r'[^0-9a-z]+', '-', setting.replace(',', ''))}.svg"
+    return f"figures/training-{re.sub(r'[^0-9a-z]+', '-', setting.replace(',', '').lower())}.svg"
 
 
 def depths() -> str:
@@ -238,6 +239,7 @@ BODIES = {
     "ideas-shallower": of("ideas-shallower", partial(ideas, base="lr 0.3")),
     "ideas-deeper": of("ideas-deeper", partial(ideas, base="lr 0.3")),
     "rivals-tuned": of("rivals-tuned", tuned),
+    "rivals-tuned-muon": of("rivals-tuned-muon", partial(tuned, name="rivals-tuned-muon", flags=" --recipe muon")),
     "curvature": of("curvature", curvature),
     "depth": depths,
     "imagenet-shapes": of("imagenet-shapes", shapes),

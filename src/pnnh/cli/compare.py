@@ -17,6 +17,7 @@ def run(
     limit: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
+    recipe: Literal["default", "muon"] = "default",
     holdout: float | None = None,
     family: Literal["cnn", "vit"] = "cnn",
     width: int = 96,
@@ -39,7 +40,8 @@ def run(
         image_size: Pixels a side; default the data's own.
         limit: Train on so many images only, stratified.
         batch_size: Images a step; default 128, or 64 below 10,000 training images.
-        lr: Largest learning rate; default 0.1 (SGD, one cycle), 0.001 for ViTs (AdamW), or a method's own.
+        lr: Largest learning rate; default the recipe's or, where it has one, the method's own.
+        recipe: default (SGD 0.1, one cycle; AdamW 0.001 for ViTs), or muon (Muon 0.02, one cycle; no ViTs).
         holdout: Test on this share of the training images instead of the test images: for tuning.
         family: cnn, or vit for Vision Transformers.
         width: Of a ViT's tokens, a multiple of 32.
@@ -48,6 +50,7 @@ def run(
         jobs: Nets trained at the same time; default one per CPU core on a CPU (at most 4), one on a GPU.
     """
     from pnnh import recipes, train
+    from pnnh._errors import UsageError
     from pnnh.cli._compare import Board, how_many, numbers, words, write
 
     place = train.pick_device(device)
@@ -55,17 +58,19 @@ def run(
     depths = depths or {"cnn": "20,56", "vit": "12"}[family]
     chosen = {"image_size": image_size, "limit": limit, "own_lr": lr is None, "holdout": holdout}
     chosen |= {"methods": words(methods), "depths": numbers("depths", depths), "seeds": numbers("seeds", seeds)}
-    compared, fit, optimizer = recipes.Comparison, train.recipe_for, train.SGD
+    compared, fit = recipes.Comparison, recipes.RECIPES[recipe]
     if family == "vit":
-        compared, fit, optimizer = recipes.TransformerComparison, recipes.transformer_recipe, train.AdamW
+        if recipe != "default":
+            raise UsageError(f"recipe {recipe!r} is for convolutional nets; leave --recipe out for ViTs")
+        compared, fit = recipes.TransformerComparison, recipes.transformer_recipe
         chosen |= {"width": width, "patch": patch}
     sample = compared(data=data, recipe=train.Recipe(), **chosen)
     train.check_writable(out)
     images = sample.load()
     wanted = {"epochs": (8 if data == "digits" else 10) if epochs is None else epochs, "batch_size": batch_size}
-    wanted |= {"optimizer": optimizer(lr=lr)} if lr is not None else {}
-    recipe = fit(images, **{name: value for name, value in wanted.items() if value is not None})
-    plan = compared(data=data, recipe=recipe, **chosen)
+    fitted = fit(images, **{name: value for name, value in wanted.items() if value is not None})
+    fitted = fitted if lr is None else fitted.with_lr(lr)
+    plan = compared(data=data, recipe=fitted, **chosen)
     with Board(plan) as board:
         for row in recipes.run(plan, device=str(place), out=out, jobs=jobs, tell=board.tell):
             board.done(row)

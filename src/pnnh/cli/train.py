@@ -20,7 +20,7 @@ def run(
     *,
     data: str = "digits",
     out: Path = Path("runs/train"),
-    recipe: Literal["default", "a2", "a3"] = "default",
+    recipe: Literal["default", "muon", "a2", "a3"] = "default",
     epochs: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
@@ -45,10 +45,11 @@ def run(
         data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg); or,
             decoded as needed, imagefolder:PATH, hfds:NAME, wds:PATH.
         out: Folder for model.safetensors, record.json, manifest.json, events.jsonl and state/.
-        recipe: default (SGD, one cycle), or as "ResNet strikes back": a3 (100 epochs, best at 160 px), a2 (300 epochs).
+        recipe: default (SGD, one cycle), muon (the same with Muon), or as "ResNet strikes back": a3 (100 epochs, best
+            at 160 px), a2 (300 epochs).
         epochs: Passes over the training images; default 10, or the recipe's.
         batch_size: Images a step, over all processes; default 128, or 64 below 10,000 training images; a2, a3: 2048.
-        lr: Largest learning rate; default 0.1, or the recipe's for the batch size.
+        lr: Largest learning rate; default 0.1, or the recipe's.
         seed: Of the weights, the order of the images and the augmentation.
         image_size: Pixels a side; default the data's own.
         channels: 1 for grey, 3 for colour; default the data's own.

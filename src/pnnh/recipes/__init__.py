@@ -1,7 +1,7 @@
 """Where model, data and training meet: the comparisons behind the published numbers."""
 
 from pnnh.recipes.comparison import METHODS, Cell, Comparison, build, run_cell, summary, survival
-from pnnh.recipes.imagenet import RECIPES
+from pnnh.recipes.named import RECIPES
 from pnnh.recipes.parallel import run
 from pnnh.recipes.transformers import TransformerComparison, transformer_recipe
 

@@ -22,31 +22,31 @@ from pnnh._errors import RunError, UsageError
 from pnnh.analysis.intact import intact
 from pnnh.analysis.probe import probe
 from pnnh.models import layers_per_stage, registry
-from pnnh.train import Dataset, Epoch, Normalise, NotFinite, Recipe, load_data, train
+from pnnh.train import SGD, Dataset, Epoch, Normalise, NotFinite, Recipe, load_data, train
 
 
 @dataclass(frozen=True)
 class Method:
     """A family in timm's registry, and what it needs in place of the common recipe and its own defaults.
 
-    lr: the learning rate tuned for it, None is the recipe's. options: its nets' keyword arguments.
-    Chosen on held-out training images (results/rivals-tuned.json).
+    lr: the learning rate tuned for it, by optimiser; without one it has the recipe's. options: its nets' keyword
+    arguments. Chosen on held-out training images (results/rivals-tuned.json).
     """
 
     family: str
-    lr: float | None = None
+    lr: dict[type, float] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
 
 METHODS = {
-    "plain": Method("plain_resnet", lr=0.3),
+    "plain": Method("plain_resnet", lr={SGD: 0.3}),
     "residual": Method("cifar_resnet"),
-    "pnnh": Method("pnnh_resnet", lr=0.3),
-    "pnnh_wide": Method("pnnh_resnet", lr=0.3, options={"widths": (16, 48, 80)}),  # 0.78 to 0.88 of the twin's
-    "diracnet": Method("cifar_diracnet", lr=1.0),
-    "repvgg": Method("cifar_repvgg", lr=1.0, options={"gain": 0.1}),
-    "isonet": Method("cifar_isonet", lr=0.01, options={"gamma": 0.01}),
-    "tat": Method("cifar_tatnet", lr=0.001),
+    "pnnh": Method("pnnh_resnet", lr={SGD: 0.3}),
+    "pnnh_wide": Method("pnnh_resnet", lr={SGD: 0.3}, options={"widths": (16, 48, 80)}),  # 0.78 to 0.88 of the twin's
+    "diracnet": Method("cifar_diracnet", lr={SGD: 1.0}),
+    "repvgg": Method("cifar_repvgg", lr={SGD: 1.0}, options={"gain": 0.1}),
+    "isonet": Method("cifar_isonet", lr={SGD: 0.01}, options={"gamma": 0.01}),
+    "tat": Method("cifar_tatnet", lr={SGD: 0.001}),
 }
 
 
@@ -112,7 +112,7 @@ class Comparison:
         return data if self.holdout is None else data.split(self.holdout)
 
     def recipe_of(self, cell: Cell) -> Recipe:
-        lr = self.table[cell.method].lr if self.own_lr else None
+        lr = self.table[cell.method].lr.get(type(self.recipe.optimizer)) if self.own_lr else None
         return self.recipe if lr is None else self.recipe.with_lr(lr)
 
     def settings(self) -> dict[str, Any]:

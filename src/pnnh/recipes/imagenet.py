@@ -49,6 +49,3 @@ def _strikes_back(data: Dataset, choices: dict[str, Any], *, lr: float, magnitud
         return recipe
     crops = ResizedCrop(flip=data.flip, policy=f"rand-m{magnitude}-mstd0.5-inc1")
     return recipe_for(data, **(fitted | choices | {"augment": crops}))
-
-
-RECIPES = {"default": recipe_for, "a2": a2, "a3": a3}

@@ -17,7 +17,7 @@ METHODS = {  # rates of their own where the common one fails; results/scripts/vi
     "residual": Method("vit_tiny_patch16_224", options=RESIDUAL),
     "plain": Method("plain_vit_tiny_patch4_32"),
     "pnnh": Method("pnnh_vit_tiny_patch4_32"),
-    "skip_init": Method("cutskip_vit_tiny_patch4_32", lr=3e-4),
+    "skip_init": Method("cutskip_vit_tiny_patch4_32", lr={AdamW: 3e-4}),
 }
 HEAD_WIDTH = 32
 

@@ -30,7 +30,8 @@ def comparison_page(results: Mapping[str, Any]) -> Page:
     own = ", except for its learning rate" if any("lr" in row for row in table) else ""
     lead = (
         f"{len(rows)} nets trained on {data['name']} for {recipe['epochs']} epochs each, batch {recipe['batch_size']}, "
-        f"the same recipe for every method{own}. Curves show test images after every epoch; the table takes the last."
+        f"{recipe['optimizer']['type']}, the same recipe for every method{own}. "
+        "Curves show test images after every epoch; the table takes the last."
     )
     sections = [
         Section("What happened", reading=[*reading(table), *divergences(rows)]),
