@@ -23,6 +23,8 @@ from pnnh.train import (
     AdamW,
     Augment,
     Execution,
+    Lamb,
+    Muon,
     NotFinite,
     Recipe,
     Stopped,
@@ -174,6 +176,21 @@ def test_bfloat16_clipping_average_and_adamw_on_a_spread_model(digits):
     low = together(lambda: steps(digits, Execution(FSDP2()), recipe=replace(recipe, amp="bf16")))
     assert all(value.dtype == torch.float32 for value in low[0][0].values())
     equal(low[0][0], low[1][0])
+
+
+@pytest.mark.parametrize("optimizer", [Lamb(1e-2), Muon(1e-2)])
+@pytest.mark.parametrize("parallel", [DDP(), FSDP2()])
+def test_optimisers_that_look_at_a_whole_tensor_do_so_on_a_spread_model(digits, tmp_path, parallel, optimizer):
+    """And go on bitwise: the norm of a weight, and its orthogonal factor, are of all its parts."""
+    recipe = Recipe(2, 80, optimizer, augment=Augment(1, False))
+    expected, _, _ = steps(digits, Execution(), recipe=recipe)
+    first, second = together(lambda: steps(digits, Execution(parallel), recipe=recipe)[0])
+    close(expected, first, rtol=1e-3, atol=1e-3 if isinstance(optimizer, Muon) else 1e-4)  # it works in bfloat16
+    equal(first, second)
+    choices = {"execution": Execution(parallel), "recipe": recipe}
+    whole_run = together(lambda: trained(digits, tmp_path / "whole", **choices))
+    together(lambda: trained(digits, tmp_path / "cut", stop=At(3), **choices), fails=True)
+    equal(whole_run[0][0], together(lambda: trained(digits, tmp_path / "cut", **choices))[0][0])
 
 
 def test_a_unit_is_a_stage_with_its_coder():
