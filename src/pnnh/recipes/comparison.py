@@ -22,7 +22,7 @@ from pnnh._errors import RunError, UsageError
 from pnnh.analysis.intact import intact
 from pnnh.analysis.probe import probe
 from pnnh.models import layers_per_stage, registry
-from pnnh.train import SGD, Dataset, Epoch, Normalise, NotFinite, Recipe, load_data, train
+from pnnh.train import SGD, Dataset, Epoch, Muon, Normalise, NotFinite, Recipe, load_data, train
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Method:
     """A family in timm's registry, and what it needs in place of the common recipe and its own defaults.
 
     lr: the learning rate tuned for it, by optimiser; without one it has the recipe's. options: its nets' keyword
-    arguments. Chosen on held-out training images (results/rivals-tuned.json).
+    arguments. Chosen on held-out training images (results/rivals-tuned*.json).
     """
 
     family: str
@@ -43,10 +43,10 @@ METHODS = {
     "residual": Method("cifar_resnet"),
     "pnnh": Method("pnnh_resnet", lr={SGD: 0.3}),
     "pnnh_wide": Method("pnnh_resnet", lr={SGD: 0.3}, options={"widths": (16, 48, 80)}),  # 0.78 to 0.88 of the twin's
-    "diracnet": Method("cifar_diracnet", lr={SGD: 1.0}),
+    "diracnet": Method("cifar_diracnet", lr={SGD: 1.0, Muon: 0.06}),
     "repvgg": Method("cifar_repvgg", lr={SGD: 1.0}, options={"gain": 0.1}),
-    "isonet": Method("cifar_isonet", lr={SGD: 0.01}, options={"gamma": 0.01}),
-    "tat": Method("cifar_tatnet", lr={SGD: 0.001}),
+    "isonet": Method("cifar_isonet", lr={SGD: 0.01, Muon: 6e-4}, options={"gamma": 0.01}),
+    "tat": Method("cifar_tatnet", lr={SGD: 0.001, Muon: 6e-4}),
 }
 
 
