@@ -1,15 +1,17 @@
 """docs/training-deep-plain-nets.md says what the records say, and the comparison uses what the tuning chose."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import training_tables as script
 
-from pnnh.recipes import METHODS
-from pnnh.train import SGD
+from pnnh.recipes import METHODS, RECIPES
+from pnnh.train import SGD, Muon, load_data
 
 ROOT = Path(__file__).parents[1]
+MUON = RECIPES["muon"](load_data("digits", limit=20)).optimizer
 
 
 def test_the_tables_of_the_page_are_those_of_the_records():
@@ -44,11 +46,25 @@ def test_a_net_of_two_records_counts_once_and_must_be_one_net():
         script.pooled([{"rows": [row]}, {"rows": [row | {"test_accuracy": 0.6}]}])
 
 
-@pytest.mark.parametrize(("name", "optimizer", "common"), [("rivals-tuned", SGD, 0.1)])
-def test_the_methods_have_what_was_chosen_for_them(name, optimizer, common):
+def test_the_methods_have_what_was_chosen_for_them():
     """Of those whose rates were tuned, three at least."""
-    record = json.loads((ROOT / "results" / f"{name}.json").read_text())
+    record = json.loads((ROOT / "results" / "rivals-tuned.json").read_text())
     for method, best in record["chosen"].items():
         if len({row["lr"] for row in record["rows"] if row["method"] == method}) >= 3:
-            assert METHODS[method].lr.get(optimizer, common) == best["lr"], method
+            assert METHODS[method].lr.get(SGD, 0.1) == best["lr"], method
             assert record["defaults"][method] | METHODS[method].options == best["options"], method
+
+
+def test_the_rivals_have_the_rates_chosen_for_them_under_muon():
+    """Residual and PNNH nets have what is best in the larger search, of three rates at least."""
+    chosen = json.loads((ROOT / "results" / "rivals-tuned-muon.json").read_text())["chosen"]
+    rates = {method: METHODS[method].lr.get(Muon, MUON.lr) for method in chosen}
+    rows = json.loads((ROOT / "results" / "ideas-current.json").read_text())["rows"]
+    for method, prefix in (("pnnh", "Muon"), ("residual", "residual, Muon")):
+        found = {row["idea"]: row["held_out_accuracy"] for row in rows if row["seed"] == 0}
+        found = {
+            float(idea.split()[-1]): score for idea, score in found.items() if re.fullmatch(rf"{prefix} \S+", idea)
+        }
+        assert len(found) >= 3
+        assert rates.pop(method) == max(found, key=found.__getitem__), method
+    assert rates == {method: chosen[method]["lr"] for method in rates}
