@@ -188,6 +188,19 @@ def test_resuming_at_any_step_is_bitwise_the_uninterrupted_run(digits, tmp_path,
     assert [json.loads(line)["loss"] for line in lines] == [e.loss for e in events]
 
 
+@pytest.mark.parametrize("name", RESUMED)
+def test_what_an_optimiser_keeps_has_its_type_again(digits, name):
+    """A flag that became a tensor would be fetched from a GPU in every step."""
+    first, second = (Run(net(), digits, RESUMED[name], 3, torch.device("cpu")) for _ in range(2))
+    first.advance()
+    second.restore(first.state(), first.step)
+    kept = [
+        [[type(value) for value in slots.values()] for slots in run.optimizer.state.values()] for run in (first, second)
+    ]
+    assert kept[0] == kept[1]
+    assert name != "muon" or bool in kept[0][0]
+
+
 def test_a_finished_run_is_read_not_trained_again(digits, tmp_path):
     recipe, model, again = Recipe(2, 50, ema_decay=0.5), net(), net(seed=4)
     events = list(train(model, digits, recipe, device="cpu", out=tmp_path))
