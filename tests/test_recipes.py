@@ -1,5 +1,8 @@
 """The published recipes as values, what they minimise and how they mix images."""
 
+import importlib
+from typing import get_args, get_type_hints
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -92,6 +95,14 @@ def test_a_run_learns_from_the_mixture(digits):
     expected = recipe.loss(model(images), shares, 0.0)
     run.advance()
     assert run.loss_sum.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_the_commands_know_the_recipes():
+    asked = {
+        name: get_args(get_type_hints(importlib.import_module(f"pnnh.cli.{name}").run)["recipe"])
+        for name in ("train", "compare")
+    }
+    assert asked == {"train": tuple(RECIPES), "compare": ("default", "muon")}
 
 
 def test_the_command_takes_a_recipe(tmp_path, capsys):

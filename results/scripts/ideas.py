@@ -133,6 +133,11 @@ def pool_streams(net: nn.Module) -> None:
         stream[0] = nn.Sequential(nn.AvgPool2d(stream[0].stride), conv)
 
 
+def decoupled(optimizer: AdamW | Muon | SOAP) -> dict[str, Any]:
+    """Recipe entries of an optimiser whose decay is not part of the gradient."""
+    return {"optimizer": optimizer, "weight_decay": 0.05}
+
+
 OPTIMISERS = {
     AdamW: "another optimiser",
     Muon: "orthogonalised steps",
@@ -191,29 +196,27 @@ IDEAS = {
     "EMA 0.99": Idea("average the weights", recipe={"ema_decay": 0.99}),
     "label smoothing 0.1": Idea("softer targets", recipe={"label_smoothing": 0.1}),
     **{
-        f"{kind.__name__} {lr}": Idea(claim, recipe={"optimizer": kind(lr=float(lr)), "weight_decay": 0.05})
+        f"{kind.__name__} {lr}": Idea(claim, recipe=decoupled(kind(lr=float(lr))))
         for kind, claim in OPTIMISERS.items()
         for lr in ("6e-4", "2e-3", "6e-3", "2e-2", "6e-2")
     },
     "Muon 2e-2, coder rate 1/n": Idea(
         "its steps have one size, however many gradients they sum",
         options={"coder": LearnedCoder(lr_scale=1 / 6)},
-        recipe={"optimizer": Muon(lr=2e-2), "weight_decay": 0.05},
+        recipe=decoupled(Muon(lr=2e-2)),
     ),
     "Muon 2e-2, coder rate 1": Idea(
         "and the coder at the learners' rate",
         options={"coder": LearnedCoder(lr_scale=1.0)},
-        recipe={"optimizer": Muon(lr=2e-2), "weight_decay": 0.05},
+        recipe=decoupled(Muon(lr=2e-2)),
     ),
     "Muon 2e-2, three learners a write": Idea(
         "do deeper features add to better steps?",
         options={"learns": 3},
-        recipe={"optimizer": Muon(lr=2e-2), "weight_decay": 0.05},
+        recipe=decoupled(Muon(lr=2e-2)),
     ),
     **{
-        f"residual, {kind.__name__} {lr}": Idea(
-            "and the twin's", "cifar_resnet", recipe={"optimizer": kind(lr=float(lr)), "weight_decay": 0.05}
-        )
+        f"residual, {kind.__name__} {lr}": Idea("and the twin's", "cifar_resnet", recipe=decoupled(kind(lr=float(lr))))
         for kind in (Muon, SOAP)
         for lr in ("2e-3", "6e-3", "2e-2", "6e-2")
     },

@@ -102,8 +102,10 @@ def prototypes(record: dict[str, Any]) -> str:
     return f"{table(rows)}\n\n{record['note']}\n\n{source}"
 
 
-def tuned(record: dict[str, Any], name: str = "rivals-tuned", flags: str = "") -> str:
+def tuned(record: dict[str, Any]) -> str:
     setting = record["setting"]
+    recipe = setting.get("recipe")
+    name, flags = (f"rivals-tuned-{recipe}", f" --recipe {recipe}") if recipe else ("rivals-tuned", "")
     held_out = round(setting["limit"] * setting["held_out"])
     rows = [
         {
@@ -133,8 +135,18 @@ def curvature(record: dict[str, Any]) -> str:
     return f"{table(rows)}\n\n{link('curvature', 'python results/scripts/curvature.py')}"
 
 
+def _not_sgd(record: dict[str, Any]) -> bool:
+    return record["settings"]["recipe"]["optimizer"]["type"] != "SGD"
+
+
+def _size(named: tuple[str, dict[str, Any]]) -> tuple[int, int, bool]:
+    """Small images before large ones, few before many, SGD before others."""
+    data = named[1]["data"]
+    return data["image_size"], data["num_train"], _not_sgd(named[1])
+
+
 def comparisons() -> dict[str, list[tuple[str, dict[str, Any]]]]:
-    """The records of `pnnh compare` on CIFAR-10 with convolutional nets, by setting, small images first."""
+    """The records of `pnnh compare` on CIFAR-10 with convolutional nets, by setting, in the order of `_size`."""
     found = []
     for path in sorted((ROOT / "results").glob("*.json")):
         record = json.loads(path.read_text())
@@ -143,10 +155,10 @@ def comparisons() -> dict[str, list[tuple[str, dict[str, Any]]]]:
         if record["data"]["name"].startswith(("cifar10", "folder:cifar10")) and "patch" not in record["settings"]:
             found.append((path.stem, record))
     settings: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for name, record in sorted(found, key=lambda item: (item[1]["data"]["image_size"], item[1]["data"]["num_train"])):
+    for name, record in sorted(found, key=_size):
         data, recipe = record["data"], record["settings"]["recipe"]
         setting = f"{data['image_size']} px, {data['num_train']:,} images, {recipe['epochs']} epochs"
-        setting += "" if recipe["optimizer"]["type"] == "SGD" else f", {recipe['optimizer']['type']}"
+        setting += f", {recipe['optimizer']['type']}" if _not_sgd(record) else ""
         settings.setdefault(setting, []).append((name, record))
     return settings
 
@@ -239,7 +251,7 @@ BODIES = {
     "ideas-shallower": of("ideas-shallower", partial(ideas, base="lr 0.3")),
     "ideas-deeper": of("ideas-deeper", partial(ideas, base="lr 0.3")),
     "rivals-tuned": of("rivals-tuned", tuned),
-    "rivals-tuned-muon": of("rivals-tuned-muon", partial(tuned, name="rivals-tuned-muon", flags=" --recipe muon")),
+    "rivals-tuned-muon": of("rivals-tuned-muon", tuned),
     "curvature": of("curvature", curvature),
     "depth": depths,
     "imagenet-shapes": of("imagenet-shapes", shapes),

@@ -31,9 +31,10 @@ SETTING = {"data": "cifar10", "image_size": 16, "limit": 10_000, "held_out": 0.2
 
 @dataclass(frozen=True)
 class Rates:
-    """What is tried of an optimiser. further: the next rate where one is the best."""
+    """What is tried of a recipe. further: the next rate where one is the best. knobs: whether they are tuned, too."""
 
     record: str
+    knobs: bool
     first: tuple[float, ...]
     further: dict[float, float]
 
@@ -41,11 +42,13 @@ class Rates:
 RATES = {
     "default": Rates(
         "rivals-tuned",
+        True,
         (0.03, 0.1, 0.3),
         {0.03: 0.01, 0.01: 0.003, 0.003: 0.001, 0.001: 0.0003, 0.3: 1.0, 1.0: 3.0},
     ),
     "muon": Rates(
         "rivals-tuned-muon",
+        False,
         (0.006, 0.02, 0.06),
         {0.006: 0.002, 0.002: 0.0006, 0.0006: 0.0002, 0.06: 0.2, 0.2: 0.6},
     ),
@@ -108,13 +111,13 @@ def score(recipe: str, method: str, lr: float, options: dict[str, float]) -> flo
 
 
 def tune(recipe: str, method: str, *, rates_only: bool) -> None:
-    """The rates, then (unless `rates_only`) the knob's other values at the best one.
+    """The rates, then (unless `rates_only`) the knob's other values at the best one, where knobs are tuned.
 
-    While rates are tried the knob has its first value, or what was chosen for SGD.
+    While rates are tried the knob has its first value; where knobs are not tuned, what was chosen for SGD.
     """
     knob, rates = KNOBS[method], RATES[recipe]
     first = {} if knob is None else {knob.name: knob.values[0]}
-    first |= {} if recipe == "default" else recipes.METHODS[method].options
+    first |= {} if rates.knobs else recipes.METHODS[method].options
     scores = {lr: score(recipe, method, lr, first) for lr in rates.first}
     best = max(scores, key=scores.__getitem__)
     while best in rates.further and rates.further[best] not in scores:
@@ -122,7 +125,7 @@ def tune(recipe: str, method: str, *, rates_only: bool) -> None:
         scores[lr] = score(recipe, method, lr, first)
         best = lr if scores[lr] == 0 else max(scores, key=scores.__getitem__)  # a diverged run: further down
     best = max(scores, key=scores.__getitem__)
-    for value in () if knob is None or rates_only else knob.values[1:]:
+    for value in () if knob is None or rates_only or not rates.knobs else knob.values[1:]:
         score(recipe, method, best, {knob.name: value})
 
 
@@ -142,7 +145,7 @@ def main() -> None:
     parser.add_argument("--rates-only", action="store_true")
     asked = parser.parse_args()
     for method in asked.methods:
-        tune(asked.recipe, method, rates_only=asked.rates_only or asked.recipe != "default")
+        tune(asked.recipe, method, rates_only=asked.rates_only)
 
 
 if __name__ == "__main__":
