@@ -130,6 +130,7 @@ def test_the_command_takes_a_recipe(tmp_path):
     assert results["settings"]["recipe"]["optimizer"] == {"type": "Muon", "lr": 0.007, "momentum": 0.95}
     assert results["settings"]["recipe"]["weight_decay"] == 0.05
     assert [row["lr"] for row in results["rows"]] == [0.007]
+    assert "Muon, the same recipe for every method" in (tmp_path / "report.html").read_text()
 
 
 def test_a_recipe_for_convolutions_is_refused_for_transformers(tmp_path, capsys):
