@@ -7,24 +7,30 @@ import platform
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 
 def evidence() -> dict:
-    root = Path(__file__).resolve().parent
-    describe = ["git", "describe", "--always", "--dirty", "--tags"]
-    code = subprocess.run(describe, cwd=root, capture_output=True, text=True, check=False).stdout.strip()
     import torch
 
     return {
         "command": shlex.join(["python", f"results/scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "code": code,
+        "code": code(),
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "timm", "torchvision", "numpy")},
         "device": f"cpu, {platform.machine()}, {torch.get_num_threads()} thread(s)",
         "date": datetime.date.today().isoformat(),
     }
+
+
+@cache
+def code() -> str:
+    """`git describe` when first asked: a record that a script writes as it goes does not make its code dirty."""
+    describe = ["git", "describe", "--always", "--dirty", "--tags"]
+    here = Path(__file__).resolve().parent
+    return subprocess.run(describe, cwd=here, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def show_in(page: str, name: str, text: str) -> None:
