@@ -7,7 +7,6 @@ import platform
 import shlex
 import subprocess
 import sys
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,12 +24,15 @@ def evidence() -> dict:
     }
 
 
-@cache
 def code() -> str:
-    """`git describe` when first asked: a record that a script writes as it goes does not make its code dirty."""
-    describe = ["git", "describe", "--always", "--dirty", "--tags"]
+    """`git describe`, -dirty if the package or a script differs; what they write, records and pages, does not count."""
+    told = _git("describe", "--always", "--tags").stdout.strip()
+    return told + "-dirty" * _git("diff", "--quiet", "HEAD", "--", ":/src", ":/results/scripts").returncode
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
     here = Path(__file__).resolve().parent
-    return subprocess.run(describe, cwd=here, capture_output=True, text=True, check=False).stdout.strip()
+    return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
 
 
 def show_in(page: str, name: str, text: str) -> None:
