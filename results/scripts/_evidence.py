@@ -27,7 +27,8 @@ def evidence() -> dict:
 def code() -> str:
     """`git describe`, -dirty if the package or a script differs; what they write, records and pages, does not count."""
     told = _git("describe", "--always", "--tags").stdout.strip()
-    return told + "-dirty" * _git("diff", "--quiet", "HEAD", "--", ":/src", ":/results/scripts").returncode
+    differs = _git("diff", "--quiet", "HEAD", "--", ":/src", ":/results/scripts").returncode == 1
+    return told + "-dirty" if differs else told
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
