@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pnnh import recipes
+from pnnh import provenance, recipes
 from pnnh._errors import UsageError
 from pnnh.cli import main
 from pnnh.cli._compare import numbers, words
@@ -15,7 +15,7 @@ from pnnh.layers import LearnedCoder, PlainOptions
 from pnnh.recipes import comparison
 from pnnh.report.comparison import comparison_page, reading
 from pnnh.report.page import html
-from pnnh.train import SGD, Muon, Recipe, record
+from pnnh.train import SGD, Muon, Recipe
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_the_page_has_what_trained_beside_what_diverged(wild, tmp_path):
     rows = list(recipes.run(wild, device="cpu", out=tmp_path))
     data = wild.load().to_dict()
     results = {"rows": rows, "summary": recipes.summary(rows), "settings": wild.settings(), "data": data}
-    results |= record.environment(torch.device("cpu"))
+    results |= provenance.environment(torch.device("cpu"))
     page = comparison_page(results)
     assert [row["test_%"] == "diverged" for row in page.sections[1].rows] == [True, False]
     assert html(page).count("<svg") == 3

@@ -12,6 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "src" / "pnnh"
 FREE = {"_errors", "__version__"}
 MAY_IMPORT = {
     "_errors": set(),
+    "_files": set(),
+    "checkpoint": {"_files"},
+    "provenance": set(),
     "_tree": set(),
     "_cost": set(),
     "theory": set(),
@@ -20,7 +23,7 @@ MAY_IMPORT = {
     "analysis": {"_tree", "theory"},
     "certify": {"_tree", "theory"},
     "convert": {"_tree", "layers", "certify", "_cost"},
-    "train": set(),
+    "train": {"_files", "checkpoint", "provenance"},
     "recipes": {"models", "train", "analysis", "_cost"},
     "bench": {"models", "convert", "analysis", "train", "recipes", "_cost"},
     "report": set(),

@@ -23,8 +23,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pnnh import checkpoint, provenance
 from pnnh._errors import RunError
-from pnnh.train import AdamW, Recipe, StopOnSignal, Stopped, checkpoint, load_data, record, train
+from pnnh._files import write_bytes
+from pnnh.train import AdamW, Recipe, StopOnSignal, Stopped, load_data, train
 
 RECIPE = Recipe(8, 50, AdamW(1e-2), ema_decay=0.9)  # 32 steps
 HERE = Path(__file__).resolve().parents[1]
@@ -208,8 +210,8 @@ def main() -> None:
             "resume": cuts(data, root, reference, chosen.cuts),
         }
     result |= {"seed": chosen.seed, "recipe": RECIPE.to_dict(), "seconds": time.monotonic() - start}
-    result |= record.environment("cpu") | {"command": "python results/scripts/faults.py"}
-    checkpoint.write_bytes(HERE / "faults.json", (json.dumps(result, indent=1) + "\n").encode())
+    result |= provenance.environment("cpu") | {"command": "python results/scripts/faults.py"}
+    write_bytes(HERE / "faults.json", (json.dumps(result, indent=1) + "\n").encode())
     print(json.dumps({key: result[key] for key in ("sigkill", "sigterm", "corruption", "resume")}, indent=1))
 
 

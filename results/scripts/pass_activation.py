@@ -15,10 +15,10 @@ from typing import Annotated
 import torch
 import tyro
 
-from pnnh import layers
+from pnnh import layers, provenance
 from pnnh.cli._model import load_model
 from pnnh.report import json_text, write_text
-from pnnh.train import Normalise, load_data, record
+from pnnh.train import Normalise, load_data
 
 
 @torch.no_grad()
@@ -60,7 +60,7 @@ def main(
         spread = statistics.stdev(means) if len(means) > 1 else None
         largest = max(row[name] for net in nets for row in net["rows"])
         summary[name] = {"mean": statistics.mean(means), "std": spread, "n": len(means), "largest_layer": largest}
-    result = {"data": loaded.to_dict(), "summary": summary, "nets": nets} | record.environment("cpu")
+    result = {"data": loaded.to_dict(), "summary": summary, "nets": nets} | provenance.environment("cpu")
     write_text(out, json_text(result))
     print(json_text(summary))
 

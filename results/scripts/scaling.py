@@ -17,7 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from pnnh.train import checkpoint, record
+from pnnh import checkpoint, provenance
+from pnnh._files import write_bytes
 
 RESULTS = Path(__file__).resolve().parents[1]
 TRAIN = "pnnh train pnnh_resnet_tiny --data digits --limit 192 --device cpu --batch-size 64 --epochs 3"
@@ -55,8 +56,8 @@ def main() -> None:
             ran("the same, finished by one process", TRAIN, cut),
             ran("accelerate launch, FSDP2", f"{ACCELERATE} {TRAIN} {SPREAD}", apart),
         ]
-    result = {"rows": rows} | record.environment("cpu") | {"command": "python results/scripts/scaling.py"}
-    checkpoint.write_bytes(RESULTS / "scaling.json", (json.dumps(result, indent=1) + "\n").encode())
+    result = {"rows": rows} | provenance.environment("cpu") | {"command": "python results/scripts/scaling.py"}
+    write_bytes(RESULTS / "scaling.json", (json.dumps(result, indent=1) + "\n").encode())
     for row in rows:
         print(row["name"], row["exit_code"], row.get("test_accuracy"), row.get("losses"), row.get("seconds_to_stop"))
 

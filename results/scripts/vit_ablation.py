@@ -18,12 +18,13 @@ from pathlib import Path
 import torch
 import tyro
 
+from pnnh import provenance
 from pnnh.layers import FrozenDirac, FrozenOrthogonal, LearnedCoder, PerLayerCoder
 from pnnh.layers.block import BlockOptions
 from pnnh.models import PnnhVit
 from pnnh.recipes import TransformerComparison, transformer_recipe
 from pnnh.report import json_text, write_text
-from pnnh.train import Dataset, load_data, record, train
+from pnnh.train import Dataset, load_data, train
 
 PARTS = Path("runs/vit-ablation")
 RECORD = Path("results/vit-ablation.json")
@@ -118,7 +119,7 @@ def main(
         rows.append(row)
     if only is None:
         result = {"settings": settings | {"recipe": recipe.to_dict()}, "data": data.to_dict(), "rows": rows}
-        write_text(RECORD, json_text(result | record.environment("cpu")))
+        write_text(RECORD, json_text(result | provenance.environment("cpu")))
         for row in rows:
             print(f"{row['test_%']:6.2f} %  {row['parameters']:>9,}  {row['variant']}")
 

@@ -24,13 +24,13 @@ import tyro
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from pnnh import diagnose
+from pnnh import diagnose, provenance
 from pnnh.cli._model import load_model
 from pnnh.recipes import TransformerComparison, transformer_recipe
 from pnnh.recipes.comparison import Cell
 from pnnh.report import json_text, write_text
 from pnnh.report.figure import COLOURS, draw
-from pnnh.train import Normalise, load_data, record
+from pnnh.train import Normalise, load_data
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD, FIGURE = Path("results/vit-conditioning.json"), ROOT / "docs" / "figures" / "vit-conditioning.svg"
@@ -125,7 +125,7 @@ def main(
             }  # fmt: skip
             print(state, method, depth, {name: f"{blocks[-1][name]:.3g}" for name in DRAWN}, flush=True)
             settings = {"data": data.to_dict(), "num_images": num}
-            write_text(RECORD, json_text(settings | {"nets": list(kept.values())} | record.environment("cpu")))
+            write_text(RECORD, json_text(settings | {"nets": list(kept.values())} | provenance.environment("cpu")))
     write_text(FIGURE, figure([net for net in kept.values() if net["seed"] == seed]))
 
 

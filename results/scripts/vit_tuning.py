@@ -12,8 +12,8 @@ from pathlib import Path
 
 import tyro
 
+from pnnh import provenance
 from pnnh.report import json_text, write_text
-from pnnh.train import record
 
 
 def main(folder: Path = Path("runs/vit-tuning"), out: Path = Path("results/vit-tuned.json")) -> None:
@@ -29,7 +29,7 @@ def main(folder: Path = Path("runs/vit-tuning"), out: Path = Path("results/vit-t
         raise SystemExit(f"no {folder}/*/results.json: run the commands at the top of this file first")
     found.sort(key=lambda row: (row["method"], row["lr"]))
     settings["recipe"].pop("optimizer")
-    write_text(out, json_text({"settings": settings, "rows": found} | record.environment("cpu")))
+    write_text(out, json_text({"settings": settings, "rows": found} | provenance.environment("cpu")))
     for row in found:
         reached = "diverged" if row["held_out_%"] is None else f"{row['held_out_%']:6.2f} %"
         print(f"{row['method']:10} lr {row['lr']:<7g} held-out {reached}")

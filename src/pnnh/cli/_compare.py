@@ -9,10 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from pnnh import recipes, report
+from pnnh import provenance, recipes, report
 from pnnh._errors import RunError, UsageError
 from pnnh.report.comparison import as_read, comparison_page
-from pnnh.train import record
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -83,7 +82,7 @@ def write(plan: recipes.Comparison, rows: list[dict[str, Any]], images, out: Pat
     rows = sorted(rows, key=lambda row: order[recipes.Cell(row["method"], row["depth"], row["seed"]).name])
     table = recipes.summary(rows)
     results = {"rows": rows, "summary": table, "settings": plan.settings(), "data": images.to_dict()}
-    results |= record.environment(place)
+    results |= provenance.environment(place)
     report.write_text(out / "results.json", report.json_text(results))
     report.write_text(out / "report.html", report.html(comparison_page(results)))
     Console().print(report.terminal(as_read(table)))

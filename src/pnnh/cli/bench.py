@@ -42,10 +42,9 @@ def run(
     """
     from rich.console import Console
 
-    from pnnh import bench, train
+    from pnnh import bench, provenance, train
     from pnnh.cli import _bench
     from pnnh.cli._model import load_model
-    from pnnh.train import record
 
     tell = partial(print, flush=True)
     groups, usual = _bench.groups_of(models, preset, tell)
@@ -59,7 +58,7 @@ def run(
             Console(width=220).print(*_bench.tables(result))
             cells.append(_bench.cell(result))
             if out is not None:  # a later cell may fail: what is measured is kept
-                written = _bench.write(out, {"cells": cells} | record.environment(base.device))
+                written = _bench.write(out, {"cells": cells} | provenance.environment(base.device))
     for path in written:
         tell(f"wrote {path}")
     return 0

@@ -1,7 +1,9 @@
 """Data, recipes and one training loop over any `nn.Module`."""
 
+from pnnh import checkpoint
+from pnnh._files import check_writable
+from pnnh.checkpoint import Checkpoint
 from pnnh.train.augment import Augment, ResizedCrop
-from pnnh.train.checkpoint import Checkpoint, check_writable
 from pnnh.train.data import Dataset, Split, load_data
 from pnnh.train.evaluate import Evaluation, Normalise, evaluate
 from pnnh.train.execution import DDP, FSDP2, Execution
@@ -42,6 +44,7 @@ __all__ = [
     "Stopped",
     "check_fit",
     "check_writable",
+    "checkpoint",
     "evaluate",
     "join",
     "load_data",

@@ -21,8 +21,10 @@ from typing import Any
 
 from torch import Tensor
 
+from pnnh import checkpoint
 from pnnh._errors import UsageError
-from pnnh.train import checkpoint, record
+from pnnh._files import check_writable, write_bytes
+from pnnh.train import record
 from pnnh.train.execution import whole
 from pnnh.train.lock import Lock
 from pnnh.train.run import Run
@@ -68,7 +70,8 @@ class Store:
 
     def _open(self, resume: bool) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Make the folder ours and tidy; the state to go on from, if there is one."""
-        checkpoint.check_writable(self.folder)
+        check_writable(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._lock.take()
         for left in (*self.folder.glob(".*.partial"), *(self.folder / "state").glob(".*.partial")):
             shutil.rmtree(left) if left.is_dir() else left.unlink()  # of a run that was killed while writing
@@ -79,7 +82,7 @@ class Store:
 
     def _write_events(self) -> None:
         lines = "".join(json.dumps(event) + "\n" for event in self.history)
-        checkpoint.write_bytes(self.folder / "events.jsonl", lines.encode())
+        write_bytes(self.folder / "events.jsonl", lines.encode())
 
     def _append(self, event: dict[str, Any]) -> None:
         with open(self.folder / "events.jsonl", "a", encoding="utf-8") as file:
