@@ -83,6 +83,7 @@ def train(
     out: folder for `events.jsonl`, the resumable state after every epoch, and at the end model.safetensors, record.json
         and manifest.json. A run found there goes on where it stopped, its earlier epochs yielded first; on a CPU the
         result is bitwise that of an uninterrupted run. `resume=False` starts anew.
+    seed: of the order of the images and the augmentation. device: "auto", "cpu", "cuda", "cuda:1", ...
     spec: {"name", "kwargs"} for the record, so that other commands can rebuild the model.
     evaluate_every: epochs between looks at data.test; 0 never. The last epoch is always looked at otherwise.
     stop: asked after every step and between batches of an evaluation; when true the state is saved, Stopped raised.
