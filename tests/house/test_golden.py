@@ -23,11 +23,20 @@ from pnnh.recipes import Comparison, run
 from pnnh.train import Recipe
 
 FOLDER = Path(__file__).parents[1] / "golden"
-NETS = (
-    "cifar_diracnet_tiny cifar_isonet_tiny cifar_repvgg_tiny cifar_resnet_tiny cifar_tatnet_tiny plain_resnet_tiny "
-    "pnnh_resnet_tiny plain_resnet_test pnnh_resnet_test cutskip_vit_test_patch4_16 plain_vit_test_patch4_16 "
-    "pnnh_vit_test_patch4_16"
-).split()
+NETS = [
+    "cifar_diracnet_tiny",
+    "cifar_isonet_tiny",
+    "cifar_repvgg_tiny",
+    "cifar_resnet_tiny",
+    "cifar_tatnet_tiny",
+    "plain_resnet_tiny",
+    "pnnh_resnet_tiny",
+    "plain_resnet_test",
+    "pnnh_resnet_test",
+    "cutskip_vit_test_patch4_16",
+    "plain_vit_test_patch4_16",
+    "pnnh_vit_test_patch4_16",
+]
 EXPORTS = [("pnnh_resnet_tiny", "dense"), ("pnnh_resnet_tiny", "structured"), ("cifar_resnet_tiny", "structured")]
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
