@@ -32,7 +32,7 @@ def test_a_verb_is_a_function_with_named_arguments(name):
     assert inspect.Parameter.VAR_POSITIONAL not in kinds
 
 
-@pytest.mark.parametrize("name", VERBS.keys() - OF_OTHERS)
+@pytest.mark.parametrize("name", [name for name in VERBS if name not in OF_OTHERS])
 def test_a_verb_says_what_it_takes_and_gives(name):
     function = verb(name)
     parameters = inspect.signature(function).parameters
