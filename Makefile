@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
-.PHONY: demo install test lint types docs format constraints clean
+.PHONY: demo install test test-all lint types docs format constraints clean
 
 demo: $(INSTALLED)  ## the main job on the embedded digits: a table, results.json and report.html
 	$(BIN)/pnnh compare --data digits --out runs/demo
@@ -19,6 +19,9 @@ $(INSTALLED): constraints.txt pyproject.toml
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TESTS)
+
+test-all: $(INSTALLED)  ## also the slow tests: faults on purpose, pages of the records
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" $(TESTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,12 +1,4 @@
-"""The scripts beside the records can be imported; tests that fork come first.
-
-A process whose autograd has started its threads can no longer be forked.
-"""
-
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[1] / "results" / "scripts"))
+"""Tests that fork come first: a process whose autograd has started its threads can no longer be forked."""
 
 
 def pytest_collection_modifyitems(items):

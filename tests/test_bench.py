@@ -4,7 +4,6 @@ import gc
 import itertools
 import json
 
-import bench_tables
 import numpy as np
 import pytest
 import timm
@@ -203,17 +202,6 @@ def test_the_page_says_what_the_record_says(record):
     assert "No difference in time is claimed here." in page
     assert "times the roofline" in page
     assert report.bench_page(results).sections[0].title == results["cells"][0]["title"]
-
-
-def test_the_docs_page_is_drawn_from_the_records():
-    page = bench_tables.PAGE.read_text()
-    assert bench_tables.rendered(page) == page, "run python results/scripts/bench_tables.py"
-
-
-def test_a_record_becomes_tables(record):
-    text = bench_tables.benchmark(record[0])
-    assert text.count("| work | model | time |") == 2
-    assert text.count("one training step:") == 4
 
 
 def test_one_report_of_a_preset_names_what_is_missing(monkeypatch, capsys):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from _norms import with_statistics
 from torch import nn
 
 import pnnh.models  # noqa: F401
@@ -10,6 +9,19 @@ from pnnh._errors import UsageError
 from pnnh.certify import certify
 from pnnh.convert import convert, measure_cost, plan_memory
 from pnnh.convert.affine import centred
+
+
+def with_statistics(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random, non-trivial norm statistics, scales and shifts; eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+            module.weight.data.uniform_(0.5, 1.5, generator=generator)
+            module.bias.data.normal_(0, 0.2, generator=generator)
+            module.num_batches_tracked.fill_(1)
+    return model.eval()
 
 
 class Block(nn.Module):

@@ -1,49 +1,34 @@
-"""What every record carries: command, code, versions, machine, day."""
+"""The environment that a script's record names: command, date, code and library versions, device."""
 
 from __future__ import annotations
 
-import datetime
-import platform
 import shlex
 import subprocess
 import sys
-from importlib.metadata import version
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def evidence() -> dict:
-    import torch
+    """`environment` of the package, with the script as the command.
 
-    return {
+    The code version ends in -dirty if the package or a script was changed; the records and pages that scripts write
+    do not count.
+    """
+    from pnnh.provenance import environment
+
+    return environment() | {
         "command": shlex.join(["python", f"results/scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "code": code(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "timm", "torchvision", "numpy")},
-        "device": f"cpu, {platform.machine()}, {torch.get_num_threads()} thread(s)",
-        "date": datetime.date.today().isoformat(),
+        "code_version": _code(),
     }
 
 
-def code() -> str:
-    """`git describe`, -dirty if the package or a script differs; what they write, records and pages, does not count."""
-    told = _git("describe", "--always", "--tags").stdout.strip()
-    differs = _git("diff", "--quiet", "HEAD", "--", ":/src", ":/results/scripts").returncode == 1
-    return told + "-dirty" if differs else told
+def _code() -> str:
+    version = _git("describe", "--always", "--tags").stdout.strip()
+    changed = _git("diff", "--quiet", "HEAD", "--", ":/src", ":/results/scripts").returncode == 1
+    return version + "-dirty" if changed else version
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    here = Path(__file__).resolve().parent
-    return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=False)
-
-
-def show_in(page: str, name: str, text: str) -> None:
-    """Put `text` between `<!-- record NAME -->` and `<!-- end NAME -->` of docs/PAGE: no number there is typed."""
-    from pnnh.report import write_text
-
-    path = Path(__file__).resolve().parents[2] / "docs" / page
-    first, last = f"<!-- record {name} -->\n", f"<!-- end {name} -->"
-    before, _, rest = path.read_text().partition(first)
-    _, found, after = rest.partition(last)
-    if not found:
-        raise SystemExit(f"{path} has no {first.strip()} ... {last}")
-    write_text(path, f"{before}{first}\n{text.strip()}\n\n{last}{after}")
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Certify one model of every timm family (architecture module), and ours: results/certify_families.json and .md.
+"""Certify one model of every timm family (architecture module), and ours: results/certify_families.json.
 
     python results/scripts/certify_families.py [--only ours | resnet vit ...]
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import re
 import time
 from pathlib import Path
 
@@ -121,27 +120,6 @@ def main() -> None:
     record = evidence() | {"command": "python results/scripts/certify_families.py"}
     record |= {"certified": len(traced), "plain": sum(row["plain"] for row in traced), "rows": rows}
     target.write_text(json.dumps(record, indent=1) + "\n")
-    target.with_suffix(".md").write_text(markdown(record))
-
-
-def markdown(record: dict) -> str:
-    lines = [
-        "# Which timm families are plain",
-        "",
-        f"One model per family, {record['certified']} of {len(record['rows'])} certified, {record['plain']} plain. "
-        f"Regenerate: `{record['command']}` ({record['date']}, torch {record['versions']['torch']}, "
-        f"timm {record['versions']['timm']}).",
-        "",
-        "The family that is not certified runs a recurrent operator, whose inside no graph shows.",
-        "",
-        "| family | model | plain | breaking joins | gates | activations | first break, or why not certified |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in record["rows"]:
-        cells = [row["family"], row["model"], {True: "yes", False: "no", None: "?"}[row["plain"]]]
-        cells += [row["joins"], row["gates"], row["activations"], re.sub(r"[|`]", " ", row["note"])]
-        lines.append("| " + " | ".join("" if cell is None else str(cell) for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Exact conversion of known residual nets, both forms: results/convert_models.json and .md.
+"""Exact conversion of known residual nets, both forms: results/convert_models.json.
 
     python results/scripts/convert_models.py [--only resnet18 ...] [--size 32] [--data cifar10]
 
@@ -19,7 +19,7 @@ from pathlib import Path
 import timm
 import torch
 import torchvision
-from _evidence import evidence, show_in
+from _evidence import evidence
 from _norms import with_statistics
 from torch import nn
 from torch.nn.functional import interpolate
@@ -125,35 +125,6 @@ def main() -> None:
         record = evidence() | {"seed": 0, "size": chosen.size, "data": data.to_dict(), "rows": rows}
         record["command"] = f"python results/scripts/convert_models.py --size {chosen.size}"
         target.write_text(json.dumps(record, indent=1) + "\n")
-        show_in("deploying-a-plain-net.md", "convert_models", table(record))
-
-
-def table(record: dict) -> str:
-    lines = [
-        "| model | form | shortcuts | error, float64 | parameters | GMAC | activations, MB | as predicted |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in record["rows"]:
-        if "refused" in row:
-            lines.append(f"| {row['model']} | {row['form']} | refused: {row['refused']} | | | | | |")
-            continue
-        before, after, built = row["before"], row["predicted"], "joins" in row
-        cells = [row["model"], row["form"], row["joins"] if built else ""]
-        cells.append(f"{row['relative_error_float64']:.1e}" if built else "not built")
-        cells.append(f"{before['num_params'] / 1e6:.1f}M -> {after['num_params'] / 1e6:.1f}M")
-        cells.append(f"{before['macs'] / 1e9:.2f} -> {after['macs'] / 1e9:.2f}")
-        cells.append(f"{before['activation_bytes'] / 1e6:.1f} -> {after['activation_bytes'] / 1e6:.1f}")
-        cells.append(("yes" if row["prediction_holds"] else "NO") if built else "")
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines += [
-        "",
-        f"Error: the largest of 2 real images and of noise, at {record['size']} pixels. Cost of one image of 224 ",
-    ]
-    lines[-1] += (
-        "pixels (32 for the Transformers), before -> after; as predicted: the cost measured on the built twin is that "
-    )
-    lines[-1] += f"of the dry run. Regenerate: `{record['command']}`."
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

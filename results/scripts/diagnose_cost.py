@@ -1,4 +1,4 @@
-"""What a diagnosis costs: results/diagnose_cost.json and .md.
+"""What a diagnosis costs: results/diagnose_cost.json.
 
     python results/scripts/diagnose_cost.py    # resnet50, 64 images of 224 px, two threads; wants quiet cores
 
@@ -72,13 +72,6 @@ def main() -> None:
         "peak_mb_before": before / 1024,
     }
     write_text(options.out / "diagnose_cost.json", json_text(record))
-    line = (
-        f"{options.model}, {options.images} images of {options.size} px, {options.threads} threads: {seconds:.0f} s, "
-        f"{len(found.layers)} activations; {record['forward_passes']:.1f} forward passes of all images "
-        f"({statistics.median(forwards):.1f} s each); peak memory {peak / 1024:.0f} MB. Again: `{record['command']}`.\n"
-    )
-    write_text(options.out / "diagnose_cost.md", line)
-    print(line)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Diagnose one small model of every timm and torchvision family, random weights: results/diagnose_families.json, .md.
+"""Diagnose one small model of every timm and torchvision family, random weights: results/diagnose_families.json.
 
     python results/scripts/diagnose_families.py                  # goes on where it was stopped
     python results/scripts/diagnose_families.py --only resnet vit --again
@@ -155,18 +155,6 @@ def save(rows: list[dict]) -> None:
     record = {**evidence(), "command": "python results/scripts/diagnose_families.py", "seeds": [0]}
     record |= {"families": total, "examined": len(rows), "diagnosed": done, "rows": rows}
     write_text(OUT / "diagnose_families.json", json_text(record))
-    lines = [
-        f"{done} of {len(rows)} families diagnosed (smallest member, random weights; {total} families in all): "
-        f"`{record['command']}`.",
-        "",
-        "| family | model | pixels | activations | functions | note |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = [row["family"], row["model"], row.get("image_size", ""), row.get("activations", "")]
-        cells += [" ".join(row.get("ops", [])), row["note"]]
-        lines.append("| " + " | ".join(str(cell).replace("|", "/") for cell in cells) + " |")
-    write_text(OUT / "diagnose_families.md", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

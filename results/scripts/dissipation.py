@@ -27,7 +27,6 @@ HERE = Path(__file__).resolve().parent
 RESULTS, FIGURES = HERE.parent, HERE.parent.parent / "docs" / "figures"
 PARTS = HERE.parent.parent / "runs" / "dissipation"  # one file a net and seed: what is there is not measured again
 NAMES = {"plain_resnet56": "plain", "cifar_resnet56": "residual", "pnnh_resnet56": "PNNH"}
-TRAINED = ("Pictures", "Information", "Survival", "Gradient", "Correlations")
 CSV = ("depth", "survival", "r2", "r2_floor", "r2_high", "cka", "cka_floor", "cka_high", "ssim", "ssim_floor")
 CSV += ("ssim_high", "cosine", "effective_rank", "gradient")
 
@@ -186,42 +185,8 @@ def draw(record: dict, prefix: str) -> None:
     write_text(FIGURES / f"{prefix}-correlations.svg", figures.correlations(nets, maps))
 
 
-def table(record: dict) -> str:
-    """Markdown: what is left of the input, and of the gradient."""
-    head = (
-        "net (activations)",
-        "R² after 5",
-        "at 1/3",
-        "at the end",
-        "half gone from",
-        "95 % gone from",
-        "R² noise from",
-    )
-    lines = ["| " + " | ".join([*head, "SSIM noise from", "CKA noise from", "gradient, first over last"]) + " |"]
-    lines += ["|" + "---|" * 10]
-    for name, net in record["nets"].items():
-        rows = net["rows"]
-        places = (rows[4], rows[len(rows) // 3 - 1], rows[-1])
-        cells = [f"{row['r2']:.2f} ± {row['r2_std']:.2f}" for row in places]
-        cells += [_span(net[key]) for key in ("below_0.5", "below_0.05", "r2_depth", "ssim_depth", "cka_depth")]
-        growth = statistics.geometric_mean(net["gradient_growth"])
-        lines.append(f"| {NAMES.get(name, name)} ({len(rows)}) | " + " | ".join(cells) + f" | {growth:.3g} |")
-    return "\n".join(lines)
-
-
-def _span(depths: list[int | None]) -> str:
-    """Least and greatest of the seeds' depths, "never" beyond all."""
-    ends = [min(depths, key=_or_never), max(depths, key=_or_never)]
-    words = ["never" if depth is None else str(depth) for depth in ends]
-    return words[0] if words[0] == words[1] else " to ".join(words)
-
-
-def _or_never(depth: int | None) -> float:
-    return float("inf") if depth is None else depth
-
-
 def main() -> None:
-    from _evidence import evidence, show_in
+    from _evidence import evidence
 
     from pnnh.report import json_text, write_text
 
@@ -247,12 +212,6 @@ def main() -> None:
         draw_pictures(runs, prefix)
     record = json.loads(path.read_text())
     draw(record, prefix)
-    seeds = ", ".join(map(str, record["seeds"]))
-    source = f"Seeds {seeds}. Record: `results/{path.name}`, every value: `results/{path.stem}.csv`, "
-    source += f"by `{record['command']}`."
-    pictures = [f"![{name} in trained nets](figures/{prefix}-{name.lower()}.svg)" for name in TRAINED]
-    text = [*(pictures if options.weights else []), table(record), source]
-    show_in("seeing-inputs-dissipate.md", prefix, "\n\n".join(text))
 
 
 if __name__ == "__main__":

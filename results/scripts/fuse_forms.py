@@ -14,7 +14,7 @@ from pathlib import Path
 
 import timm
 import torch
-from _evidence import evidence, show_in
+from _evidence import evidence
 from _norms import with_statistics
 
 import pnnh.models  # noqa: F401
@@ -46,36 +46,6 @@ def main() -> None:
     worst["rounding_ratio"] = max(row["rounding_ratio"] for row in rows)
     record = evidence() | {"size": chosen.size, "seeds": chosen.seeds, "worst": worst, "rows": rows}
     (OUT / "fuse_forms.json").write_text(json.dumps(record, indent=1) + "\n")
-    show_in("deploying-a-plain-net.md", "fuse_forms", table(record))
-
-
-def table(record: dict) -> str:
-    cells: dict[tuple[str, str], list[dict]] = {}
-    for row in record["rows"]:
-        cells.setdefault((row["model"], row["form"]), []).append(row)
-    residual = cells[RESIDUAL, "dense"][0]
-    lines = [
-        "| net | form | parameters, before -> after | MMAC, before -> after | float64 error | float32 ratio |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (name, form), rows in cells.items():
-        first = rows[0]
-        lines.append(
-            f"| {name} | {form} | {first['parameters_before'] / 1e6:.2f}M -> {first['parameters_after'] / 1e6:.2f}M | "
-            f"{first['macs_before'] / 1e6:.1f} -> {first['macs_after'] / 1e6:.1f} | "
-            f"{max(row['relative_error'] for row in rows):.1e} | {max(row['rounding_ratio'] for row in rows):.2f} |"
-        )
-    ratios = [
-        f"{cells['pnnh_resnet56', form][0]['macs_after'] / residual['macs_after']:.2f} ({form})"
-        for form in ("dense", "structured")
-    ]
-    lines += [
-        "",
-        f"MACs of the fused depth-56 net over the residual one's: {', '.join(ratios)}. float32 ratio: rounding ",
-    ]
-    lines[-1] += f"error of the fused net over the trained one's. The largest of {record['seeds']} seeds. "
-    lines[-1] += f"Regenerate: `{record['command']}`."
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

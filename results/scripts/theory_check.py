@@ -1,4 +1,4 @@
-"""Theory beside measurement, where its assumptions hold and where not: results/theory_check.json, docs/theory.md.
+"""Theory beside measurement, where its assumptions hold and where not: results/theory_check.json.
 
     python results/scripts/theory_check.py           # measure (a few minutes on a core), then draw
     python results/scripts/theory_check.py --draw    # docs/figures/theory-breaks.svg again, from the records
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import torch
-from _evidence import evidence, show_in
+from _evidence import evidence
 from torch import Tensor, nn
 
 from pnnh import theory
@@ -132,7 +132,7 @@ def growths(shift: float, padding: str, depth: int = 56) -> dict:
 
 def main() -> None:
     if "--draw" in sys.argv:
-        return show(json.loads((OUT / "theory_check.json").read_text()))
+        return draw(json.loads((OUT / "theory_check.json").read_text()))
     record = evidence() | {"seeds": list(SEEDS), "depth": DEPTH}
     for name, build, inputs in (("mlp", mlp, vectors), ("cnn", cnn, pictures)):
         record[name] = agreement(runs(lambda build=build: build(DEPTH), inputs))
@@ -148,40 +148,7 @@ def main() -> None:
         "batch norm, running statistics": rows(runs(lambda: cnn(DEPTH, shift=0.0), pictures, training=False)),
     }
     write_text(OUT / "theory_check.json", json_text(record))
-    show(record)
-
-
-def show(record: dict) -> None:
-    show_in("theory.md", "theory_check", markdown(record))
     draw(record)
-
-
-def markdown(record: dict) -> str:
-    lines = [
-        "| plain, He-normal, 24 layers, 5 seeds | layers | mean, mean square, survival all within 3 standard errors |"
-        " measures beyond 3: found, expected by chance | seeds pooled: layers within 3 | bound violated |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name in ("mlp", "cnn"):
-        r = record[name]
-        beyond = f"{len(r['beyond_3'])}, {r['expected_by_chance']:.1f}"
-        pooled = f"{r['pooled_agree']} of {r['pooled_layers']}"
-        lines.append(f"| {name} | {r['layers']} | {r['agree']} | {beyond} | {pooled} | {r['bound_violations']} |")
-    lines += [
-        "",
-        "| conv-BN-ReLU, 56 layers | shift | growth a layer, theory | measured, 5 seeds | off by | in all | target |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name, row in record.items():
-        if name.startswith(("unshifted", "solved")):
-            total = ", ".join(f"{value:.3g}" for value in row["total"])
-            target = math.exp(K / 2) if name.startswith("solved") else row["theory_each"] ** 55
-            each = f"{row['each_mean']:.4f} ± {row['each_std']:.4f} | {row['each_mean'] / row['theory_each'] - 1:+.1%}"
-            lines.append(
-                f"| {name} | {row['shift']:.3f} | {row['theory_each']:.4f} | {each} | {total} | {target:.3g} |"
-            )
-    lines += ["", f"Record: `results/theory_check.json`, by `{record['command']}`."]
-    return "\n".join(lines)
 
 
 def by_depth(found: list[dict], key: str) -> list[float]:

@@ -30,7 +30,7 @@ class Method:
     """A family in timm's registry, and what it needs in place of the common recipe and its own defaults.
 
     lr: the learning rate tuned for it, by optimiser; without one it has the recipe's. options: its nets' keyword
-    arguments. Chosen on held-out training images (results/rivals-tuned*.json).
+    arguments. Chosen on held-out training images.
     """
 
     family: str

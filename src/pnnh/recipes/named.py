@@ -9,7 +9,7 @@ from pnnh.train import Dataset, Muon, Recipe, recipe_for
 
 
 def muon(data: Dataset, **choices: Any) -> Recipe:
-    """The default recipe with Muon at 0.02 and a decay of 0.05 (ours: the rate of results/ideas-current.json).
+    """The default recipe with Muon at 0.02 and a decay of 0.05 (ours).
 
     `choices` are Recipe's own and win.
     """

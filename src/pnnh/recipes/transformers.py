@@ -13,7 +13,7 @@ from pnnh.recipes.comparison import Cell, Comparison, Method
 from pnnh.train import AdamW, Cosine, Dataset, Recipe, recipe_for
 
 RESIDUAL = {"global_pool": "avg", "class_token": False}  # as our nets have it
-METHODS = {  # rates of their own where the common one fails; results/scripts/vit_tuning.py compares them
+METHODS = {  # rates of their own where the common one fails
     "residual": Method("vit_tiny_patch16_224", options=RESIDUAL),
     "plain": Method("plain_vit_tiny_patch4_32"),
     "pnnh": Method("pnnh_vit_tiny_patch4_32"),

@@ -2,6 +2,7 @@
 
 from pnnh.report.bench import bench_page, bench_reading, of_work
 from pnnh.report.figure import COLOURS, draw
+from pnnh.report.markdown import markdown
 from pnnh.report.page import Page, Section, html
 from pnnh.report.table import Row, csv_text, json_text, show, terminal, write_text
 
@@ -16,6 +17,7 @@ __all__ = [
     "draw",
     "html",
     "json_text",
+    "markdown",
     "of_work",
     "show",
     "terminal",
