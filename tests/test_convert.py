@@ -7,8 +7,9 @@ from torch import nn
 import pnnh.models  # noqa: F401
 from pnnh._errors import UsageError
 from pnnh.certify import certify
-from pnnh.convert import convert, measure_cost, plan_memory
+from pnnh.convert import convert
 from pnnh.convert.affine import centred
+from pnnh.cost import measure_cost, plan_memory
 
 
 def with_statistics(model: nn.Module, seed: int = 0) -> nn.Module:

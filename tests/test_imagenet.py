@@ -5,8 +5,8 @@ import timm
 import torch
 
 from pnnh import certify
-from pnnh._cost import cost, count_params
 from pnnh.convert import fuse
+from pnnh.cost import cost, count_params
 from pnnh.models import CifarNet
 from pnnh.recipes import build
 

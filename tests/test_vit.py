@@ -7,9 +7,9 @@ import timm
 import torch
 
 from pnnh import certify, diagnose
-from pnnh._cost import cost
 from pnnh._errors import UsageError
 from pnnh.cli import main
+from pnnh.cost import cost
 from pnnh.layers import BlockOptions, LearnedCoder
 from pnnh.models import CutSkipVit, PlainVit, PnnhVit
 from pnnh.models.vit_registry import SPECS, family_of

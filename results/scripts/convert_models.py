@@ -25,7 +25,8 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from pnnh._errors import UsageError
-from pnnh.convert import convert, measure_cost
+from pnnh.convert import convert
+from pnnh.cost import measure_cost
 from pnnh.train import load_data
 from pnnh.train.evaluate import Normalise
 

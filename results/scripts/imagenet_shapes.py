@@ -10,7 +10,7 @@ import torch
 from _evidence import ROOT, evidence
 
 import pnnh.models  # noqa: F401  registers the nets
-from pnnh._cost import cost
+from pnnh.cost import cost
 from pnnh.report import json_text, write_text
 
 DEPTHS, SIZE = (18, 34, 50), (3, 224, 224)

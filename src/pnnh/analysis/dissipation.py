@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pnnh import _tree, theory
+from pnnh import theory
 from pnnh._errors import UsageError
+from pnnh._modules import left_as_found, unwrap
 from pnnh.analysis import measures
 from pnnh.analysis.decoder import Decoder, Readout, Targets, sketch
 from pnnh.analysis.inputs import as_images, batches, run_model, view
-from pnnh.analysis.intact import intact
 from pnnh.analysis.lineage import Lineage, Prediction
 from pnnh.analysis.probe import Call, probe
 from pnnh.analysis.tally import Batch, Tally, as_map, by_units
@@ -154,7 +154,7 @@ def diagnose(
         UsageError: too few, wrong or non-finite images; no activation ran. RunError: the model raised, or an activation
             is not finite (the message names the layer).
     """
-    inner = _tree.unwrap(model)
+    inner = unwrap(model)
     images = as_images(images)
     if batch_size < 8 or draws < 2:
         raise UsageError(f"batch_size = {batch_size}, draws = {draws}: they must be at least 8 and 2")
@@ -163,7 +163,7 @@ def diagnose(
     if dists is not None and len(targets.mean) not in (1, 3):
         raise UsageError(f"images have {len(targets.mean)} channels; DISTS compares pictures of 1 or 3")
     stream = list(batches(images, batch_size, draws, seed))
-    with intact(inner, training), torch.random.fork_rng(devices=[]):
+    with left_as_found(inner, training):
         torch.manual_seed(seed)
         tallies = _measure(inner, images, stream, targets)
         pixels = targets.mean.numel()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.overrides import TorchFunctionMode
 
-from pnnh import _tree
+from pnnh._modules import paths
 
 ACTIVATIONS = (
     *("relu", "relu6", "hardtanh", "gelu", "silu", "mish", "hardswish", "elu", "selu", "celu", "leaky_relu", "prelu"),
@@ -54,7 +54,7 @@ def probe(
     Yields a list whose last element is the path of the module entered last: the place, when something raises.
     Not seen: code inside ScriptModules and custom kernels.
     """
-    names = _tree.paths(model)
+    names = paths(model)
     stack: list[str] = []
     entered: list[str] = []
 

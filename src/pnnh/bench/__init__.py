@@ -3,10 +3,10 @@
 from pnnh.bench.cases import WORKS, Inference, Setting, TrainingStep
 from pnnh.bench.clock import Ratio, Timing, paired, ratio_of
 from pnnh.bench.ledger import Ledger, Op, ledger
-from pnnh.bench.memory import LiveBytes, peak_bytes
 from pnnh.bench.presets import PRESETS, Preset, known
 from pnnh.bench.roofline import Rates, measure_rates, roofline
 from pnnh.bench.suite import Report, bench, verdict
+from pnnh.cost import LiveBytes, peak_bytes
 
 __all__ = [
     "PRESETS",

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pnnh._cost import cost
 from pnnh.bench.cases import WORKS, Inference, Setting, TrainingStep
 from pnnh.bench.clock import Ratio, Timing, paired
 from pnnh.bench.ledger import ledger
-from pnnh.bench.memory import checkpoint_bytes, optimizer_bytes, peak_bytes
 from pnnh.bench.roofline import Rates, measure_rates, roofline
+from pnnh.cost import cost, peak_bytes, tensor_bytes
 
 ENOUGH_PAIRS = 30
 YARDSTICK = {"time": 1.0, "interval": "—", "pairs": "—", "cpu_time": 1.0, "verdict": "—"}
@@ -121,8 +120,8 @@ def _sizes(model: nn.Module, setting: Setting) -> dict[str, Any]:
         "flops": 2 * counted.macs,
         "train_peak_mb": _mb(train_peak),
         "infer_peak_mb": _mb(infer_peak),
-        "checkpoint_mb": _mb(checkpoint_bytes(model)),
-        "optimizer_mb": _mb(optimizer_bytes(step.optimizer)),
+        "checkpoint_mb": _mb(tensor_bytes(model.state_dict().values())),
+        "optimizer_mb": _mb(tensor_bytes(v for state in step.optimizer.state.values() for v in state.values())),
         "compile_s": round(cold - warm, 1) if setting.compiled else None,
     }
 

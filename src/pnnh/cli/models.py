@@ -28,7 +28,7 @@ def counted(name: str) -> dict:
     import torch
 
     from pnnh import models
-    from pnnh._cost import cost
+    from pnnh.cost import cost
 
     with torch.device("meta"):
         net = models.create_model(name)

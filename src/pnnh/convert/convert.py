@@ -12,10 +12,10 @@ from pnnh._errors import RunError, UsageError
 from pnnh.certify import Certificate
 from pnnh.certify.certificate import certify_trace
 from pnnh.certify.trace import Example, as_arguments, trace
-from pnnh.convert.cost import InferenceCost, cost_of
 from pnnh.convert.dense import dense_twin
 from pnnh.convert.equivalence import Agreement, compare
 from pnnh.convert.structured import Carry, refuse_inconvertible, structured_twin
+from pnnh.cost import Cost, measure_cost
 from pnnh.layers.fold import Form
 
 TOLERANCE = 1e-9
@@ -31,8 +31,8 @@ class Conversion:
 
     form: Form
     joins: int
-    before: InferenceCost
-    after: InferenceCost
+    before: Cost
+    after: Cost
     carries: tuple[Carry, ...]
     certificate: Certificate
     agreement: Agreement | None
@@ -41,7 +41,7 @@ class Conversion:
         ratio = {"net": "ratio"}
         for key, value in vars(self.before).items():
             ratio[key] = getattr(self.after, key) / value if value else float("nan")
-        return [self.before.row("residual"), self.after.row(f"plain, {self.form}"), ratio]
+        return [{"net": "residual", **vars(self.before)}, {"net": f"plain, {self.form}", **vars(self.after)}, ratio]
 
     def __str__(self) -> str:
         if self.agreement is None:
@@ -72,13 +72,13 @@ def convert(
     arguments = tuple(item if len(item) > 1 else torch.cat([item, item]) for item in as_arguments(example))
     source = trace(model, arguments)
     refuse_inconvertible(source)
-    before = cost_of(model, source, arguments)
+    before = measure_cost(model, arguments)
     twin, carries = _build(model, arguments, form, dry_run)
     proof = None if dry_run else compare(model, twin, arguments)
     twin = twin.to(next(model.parameters(), arguments[0]).dtype).eval()
     like = _like(twin, arguments)
     traced = trace(twin, like)
-    joins, after, certificate = len(certify_trace(source).joins), cost_of(twin, traced, like), certify_trace(traced)
+    joins, after, certificate = len(certify_trace(source).joins), measure_cost(twin, like), certify_trace(traced)
     report = Conversion(form, joins, before, after, carries, certificate, proof)
     if proof is None:
         return None, report

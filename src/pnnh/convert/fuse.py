@@ -11,11 +11,11 @@ from typing import get_args
 import torch
 from torch import nn
 
-from pnnh._cost import count_macs, count_params
 from pnnh._errors import RunError, UsageError
-from pnnh._tree import paths, replace, unwrap
+from pnnh._modules import paths, replace, unwrap
 from pnnh.certify.trace import Example, as_arguments
 from pnnh.convert.equivalence import agreement, in_float64
+from pnnh.cost import measure_cost
 from pnnh.layers.fold import Form, fold
 from pnnh.layers.folded_block import fold_blocks
 
@@ -172,7 +172,7 @@ def _prove(source, reference, folded_net, fused, arguments, form, folded) -> Fus
         raise RunError(
             f"fusing changed the function: relative error {exact.relative_error:.1e} in float64 (limit {TOLERANCE:.0e})"
         )
-    sizes = [count_params(net) for net in (source, fused)]
-    macs = [count_macs(net, arguments) // len(arguments[0]) for net in (source, fused)]
+    costs = [measure_cost(net, arguments) for net in (source, fused)]
+    sizes, macs = [item.num_params for item in costs], [item.macs for item in costs]
     errors = (exact.relative_error, after.relative_error, before.relative_error)
     return Fusion(form, folded, *sizes, *macs, *errors, after.argmax)

@@ -17,10 +17,10 @@ import timm
 import torch
 from torch import nn
 
-from pnnh._cost import cost
 from pnnh._errors import RunError, UsageError
-from pnnh.analysis.intact import intact
+from pnnh._modules import left_as_found
 from pnnh.analysis.probe import probe
+from pnnh.cost import cost
 from pnnh.models import layers_per_stage, registry
 from pnnh.train import SGD, Dataset, Epoch, Muon, Normalise, NotFinite, Recipe, load_data, train
 
@@ -160,7 +160,12 @@ def run_cell(plan: Comparison, cell: Cell, data: Dataset, *, device: str, out: P
             tell(cell, event)
     except NotFinite as error:
         diverged = str(error)
-    row = asdict(cell) | asdict(counted) | {"diverged": diverged} | outcome(events, diverged is None)
+    row = (
+        asdict(cell)
+        | {"num_params": counted.num_params, "macs": counted.macs}
+        | {"diverged": diverged}
+        | outcome(events, diverged is None)
+    )
     row |= {"model": None if diverged else str(folder.relative_to(out)), "survival_at_init": before}
     row |= {"survival_trained": [] if diverged else survival(model, data), "key": key}
     row |= {"lr": recipe.optimizer.lr, "options": plan.table[cell.method].options}
@@ -205,7 +210,7 @@ def survival(model: nn.Module, data: Dataset, num_images: int = 128) -> list[flo
     device = next(model.parameters()).device
     images = Normalise(data, device)(data.test.images[:num_images].to(device))
     alive: list[torch.Tensor] = []
-    with intact(model, training=True), probe(model, lambda call: alive.append((call.after > 0).float().mean())):
+    with left_as_found(model, training=True), probe(model, lambda call: alive.append((call.after > 0).float().mean())):
         model(images)
     return torch.stack(alive).tolist() if alive else []
 
