@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from pnnh._errors import UsageError
 from pnnh.cli import main
+from pnnh.data import Split
 from pnnh.recipes import RECIPES
 from pnnh.train import BinaryCrossEntropy, Cosine, Lamb, Mixing, Recipe, load_data
-from pnnh.train.data import Split
 from pnnh.train.run import Run
 
 

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from pnnh._errors import UsageError
-from pnnh.train import SGD, AdamW, Augment, Cosine, OneCycle, Recipe, load_data, param_groups, recipe_for
-from pnnh.train.augment import shift
+from pnnh.data.augment import shift
+from pnnh.recipes import recipe_for
+from pnnh.train import SGD, AdamW, Augment, Cosine, OneCycle, Recipe, load_data, param_groups
 
 
 def seeded(seed=0):

@@ -49,7 +49,7 @@ def vgg_like(width: int = 32) -> nn.Sequential:
 
 def images(count: int) -> torch.Tensor:
     """The first `count` CIFAR-10 test images of a fixed shuffle, normalised."""
-    from pnnh.train.data import load_data
+    from pnnh.data import load_data
 
     data = load_data("cifar10")
     order = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:count]

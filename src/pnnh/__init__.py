@@ -18,7 +18,7 @@ _HOMES = {
     "Certificate": "certify",
     "Comparison": "recipes",
     "Conversion": "convert",
-    "Dataset": "train",
+    "Dataset": "data",
     "Dissipation": "analysis",
     "Exported": "convert",
     "Fusion": "convert",
@@ -28,12 +28,12 @@ _HOMES = {
     "diagnose": "analysis",
     "export": "convert",
     "fuse": "convert",
-    "load_data": "train",
+    "load_data": "data",
     "publish": "hub",
     "measure_cost": "cost",
     "plan_memory": "cost",
     "quantise": "convert",
-    "recipe_for": "train",
+    "recipe_for": "recipes",
     "solve_shift": "theory",
 }
 _VERBS = ("certify", "convert", "train")

@@ -14,8 +14,8 @@ VERBS = {
     "diagnose": "analysis",
     "export": "convert",
     "fuse": "convert",
-    "load_data": "train",
-    "recipe_for": "train",
+    "load_data": "data",
+    "recipe_for": "recipes",
     "train": "train",
 }
 OF_OTHERS = {"create_model"}  # timm's own

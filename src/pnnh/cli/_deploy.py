@@ -30,7 +30,7 @@ class Deployment:
     def data(self):
         if self.data_name is None:
             return None
-        from pnnh.train import load_data
+        from pnnh.data import load_data
 
         data = load_data(self.data_name, image_size=self.shape[-1], channels=self.shape[0])
         with torch.no_grad():
@@ -65,12 +65,13 @@ class Deployment:
     def _int8(self, path: Path) -> Iterator[Table]:
         from pnnh.convert.export import onnx_runner
         from pnnh.convert.quantise import quantise
+        from pnnh.data import stratified
         from pnnh.train.evaluate import Normalise
 
         normalise = Normalise(self.data, "cpu")
-        chosen, _ = self.data.train.stratified(min(CALIBRATION_IMAGES, len(self.data.train)), seed=0)
+        chosen, _ = stratified(self.data.train.labels, min(CALIBRATION_IMAGES, len(self.data.train)), seed=0)
         target = path.with_suffix(".int8.onnx")
-        done = quantise(path, target, normalise(self.data.train.images[chosen]))
+        done = quantise(path, target, normalise(self.data.train.pixels(chosen)))
         worst = sorted(done.rows(), key=lambda row: row["sqnr_db"])[:5]
         yield "the five layers that int8 hurts most", worst
         rows = []
@@ -93,6 +94,6 @@ class Deployment:
 def _accuracy(run, normalise, split, batch_size: int = 256) -> float:
     """Share of right answers of a runner on uint8 images."""
     right = 0
-    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
+    for images, labels in split.batches(batch_size):
         right += int((run(normalise(images)).argmax(1) == labels).sum())
     return right / len(split)

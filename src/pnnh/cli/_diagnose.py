@@ -65,13 +65,14 @@ def _own_data(spec: str) -> str:
 
 def _from_data(spec: str, shape: tuple[int, int, int], num: int, seed: int) -> Tensor:
     """[num, C, H, W] test images, normalised by the training images' mean and standard deviation."""
-    from pnnh.train.data import load_data, resize
+    from pnnh.data.load import load_data
+    from pnnh.data.types import resize
 
     data = load_data(spec, channels=shape[0] if shape[0] in (1, 3) else None)
     if len(data.test) < num:
         raise UsageError(f"--num {num}: {spec} has {len(data.test)} test images")
     chosen = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(seed))[:num]
-    images = data.test.images[chosen]
+    images = data.test.pixels(chosen)
     if images.shape[-1] != shape[-1]:
         images = resize(images, shape[-1])
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))

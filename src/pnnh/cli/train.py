@@ -12,7 +12,7 @@ import tyro
 if TYPE_CHECKING:
     from torch import nn
 
-    from pnnh.train import Dataset
+    from pnnh.data import Dataset
 
 
 def run(
@@ -43,7 +43,7 @@ def run(
     Args:
         model: A timm name (pnnh_resnet20, resnet18, ...), a folder this command wrote, or module:function.
         data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg); or,
-            decoded as needed, imagefolder:PATH, hfds:NAME, wds:PATH.
+            decoded as needed, imagefolder:PATH.
         out: Folder for model.safetensors, record.json, manifest.json, events.jsonl and state/.
         recipe: default (SGD, one cycle), muon (the same with Muon), or as "ResNet strikes back": a3 (100 epochs, best
             at 160 px), a2 (300 epochs).

@@ -1,6 +1,7 @@
 """Where model, data and training meet: the comparisons behind the published numbers."""
 
 from pnnh.recipes.comparison import METHODS, Cell, Comparison, build, run_cell, summary, survival
+from pnnh.recipes.fitted import recipe_for
 from pnnh.recipes.named import RECIPES
 from pnnh.recipes.parallel import run
 from pnnh.recipes.transformers import TransformerComparison, transformer_recipe
@@ -12,6 +13,7 @@ __all__ = [
     "Comparison",
     "TransformerComparison",
     "build",
+    "recipe_for",
     "run",
     "run_cell",
     "summary",

@@ -21,8 +21,9 @@ from pnnh._errors import RunError, UsageError
 from pnnh._modules import left_as_found
 from pnnh.analysis.probe import probe
 from pnnh.cost import cost
+from pnnh.data import Dataset, load_data
 from pnnh.models import layers_per_stage, registry
-from pnnh.train import SGD, Dataset, Epoch, Muon, Normalise, NotFinite, Recipe, load_data, train
+from pnnh.train import SGD, Epoch, Muon, Normalise, NotFinite, Recipe, train
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ def _write(place: Path, row: dict[str, Any]) -> None:
 def survival(model: nn.Module, data: Dataset, num_images: int = 128) -> list[float]:
     """Share of positive units after each ReLU, in call order, on test images with the norms' batch statistics."""
     device = next(model.parameters()).device
-    images = Normalise(data, device)(data.test.images[:num_images].to(device))
+    images = Normalise(data, device)(data.test.pixels(torch.arange(num_images)[: len(data.test)]).to(device))
     alive: list[torch.Tensor] = []
     with left_as_found(model, training=True), probe(model, lambda call: alive.append((call.after > 0).float().mean())):
         model(images)

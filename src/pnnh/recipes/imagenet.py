@@ -20,7 +20,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pnnh.train import BinaryCrossEntropy, Cosine, Dataset, Lamb, Mixing, Recipe, ResizedCrop, recipe_for
+from pnnh.data import Dataset, ResizedCrop
+from pnnh.recipes.fitted import recipe_for
+from pnnh.train import BinaryCrossEntropy, Cosine, Lamb, Mixing, Recipe
 
 
 def a2(data: Dataset, **choices: Any) -> Recipe:

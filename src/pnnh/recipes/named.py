@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from pnnh.data import Dataset
+from pnnh.recipes.fitted import recipe_for
 from pnnh.recipes.imagenet import a2, a3
-from pnnh.train import Dataset, Muon, Recipe, recipe_for
+from pnnh.train import Muon, Recipe
 
 
 def muon(data: Dataset, **choices: Any) -> Recipe:

@@ -9,8 +9,10 @@ import timm
 from torch import nn
 
 from pnnh._errors import UsageError
+from pnnh.data import Dataset
 from pnnh.recipes.comparison import Cell, Comparison, Method
-from pnnh.train import AdamW, Cosine, Dataset, Recipe, recipe_for
+from pnnh.recipes.fitted import recipe_for
+from pnnh.train import AdamW, Cosine, Recipe
 
 RESIDUAL = {"global_pool": "avg", "class_token": False}  # as our nets have it
 METHODS = {  # rates of their own where the common one fails

@@ -3,8 +3,7 @@
 from pnnh import checkpoint
 from pnnh._files import check_writable
 from pnnh.checkpoint import Checkpoint
-from pnnh.train.augment import Augment, ResizedCrop
-from pnnh.train.data import Dataset, Split, load_data
+from pnnh.data import Augment, Dataset, ResizedCrop, Split, load_data
 from pnnh.train.evaluate import Evaluation, Normalise, evaluate
 from pnnh.train.execution import DDP, FSDP2, Execution
 from pnnh.train.finite import NotFinite
@@ -13,7 +12,7 @@ from pnnh.train.loop import Epoch, Stopped, check_fit, pick_device, train
 from pnnh.train.loss import BinaryCrossEntropy, CrossEntropy
 from pnnh.train.mixing import Mixing
 from pnnh.train.processes import join
-from pnnh.train.recipe import SGD, AdamW, Cosine, Lamb, Muon, OneCycle, Recipe, recipe_for
+from pnnh.train.recipe import SGD, AdamW, Cosine, Lamb, Muon, OneCycle, Recipe
 from pnnh.train.stopping import STOPPED_EXIT_CODE, StopOnSignal
 
 __all__ = [
@@ -50,6 +49,5 @@ __all__ = [
     "load_data",
     "param_groups",
     "pick_device",
-    "recipe_for",
     "train",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pnnh.train.data import Dataset, Split
+from pnnh.data import Dataset, Images
 from pnnh.train.processes import Alone
 
 
@@ -48,7 +48,7 @@ def evaluate(
     model: nn.Module,
     data: Dataset,
     *,
-    split: Split | None = None,
+    split: Images | None = None,
     batch_size: int = 512,
     device: torch.device | str | None = None,
     amp: str = "fp32",
@@ -71,7 +71,9 @@ def evaluate(
     loss = torch.zeros((), dtype=torch.float64, device=device)
     count = torch.zeros((), dtype=torch.int64, device=device)
     try:
-        for number, (images, labels) in enumerate(_together(split.batches(batch_size, processes), data, processes)):
+        for number, (images, labels) in enumerate(
+            _together(split.batches(batch_size, processes.rank, processes.size), data, processes)
+        ):
             if number:
                 between()
             labels = labels.to(device, non_blocking=True)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pnnh._errors import RunError, UsageError
-from pnnh.train.data import Dataset
+from pnnh.data import Dataset
 from pnnh.train.evaluate import Evaluation, evaluate
 from pnnh.train.execution import Execution
 from pnnh.train.processes import join

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 
 from pnnh._errors import UsageError
-from pnnh.train.augment import Augment, ResizedCrop
-from pnnh.train.data import Dataset, Split
+from pnnh.data.augment import Augment, ResizedCrop
 from pnnh.train.loss import BinaryCrossEntropy, CrossEntropy
 from pnnh.train.mixing import Mixing
 
@@ -177,20 +176,6 @@ class Recipe:
 
     def with_lr(self, lr: float) -> Recipe:
         return replace(self, optimizer=replace(self.optimizer, lr=lr))
-
-
-def recipe_for(data: Dataset, **choices: Any) -> Recipe:
-    """The default recipe fitted to a data set; `choices` are Recipe's own and win.
-
-    Crops move by up to an eighth of the side (4 px at 32), mirror images only where they keep their class, and
-    batches of 64 below 10,000 images, so that small sets see enough updates. Data read from disk has Inception crops.
-    """
-    in_memory = isinstance(data.train, Split)
-    fitted = {
-        "augment": Augment(pad=data.image_size // 8, flip=data.flip) if in_memory else ResizedCrop(flip=data.flip),
-        "batch_size": 128 if len(data.train) >= 10_000 else 64,
-    }
-    return Recipe(**(fitted | choices))
 
 
 _CHOICES = {

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from pnnh._errors import RunError, UsageError
-from pnnh.train.data import Dataset
+from pnnh.data import Dataset
 from pnnh.train.evaluate import Normalise, autocast
 from pnnh.train.execution import Execution, norm_statistics, spread, whole
-from pnnh.train.feed import numbered
+from pnnh.train.feed import feed_of, numbered
 from pnnh.train.finite import NotFinite, Watch, locate
 from pnnh.train.groups import param_groups
 from pnnh.train.processes import Alone
@@ -60,7 +60,7 @@ class Run:
         self.charging = [module for module in model.modules() if hasattr(module, "penalty")]
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)  # of this epoch and process so far
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
-        self.feed = data.feed(recipe, seed, device, self.processes)
+        self.feed = feed_of(data, recipe, seed, device, self.processes)
         self._seed_model()
 
     def _wrap(self) -> nn.Module:

@@ -21,10 +21,11 @@ import torch
 from PIL import Image
 
 from pnnh._errors import RunError, UsageError
-from pnnh.train.data import Source, Split, cache_dir
+from pnnh.data.types import Source, Split, cache_dir
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".gif"}
 LAYOUT = "a folder needs train/CLASS/*.jpg and test/CLASS/*.jpg"
+HELD_OUT = ("test", "val", "valid", "validation")  # the first of these that exists is tested on
 _log = logging.getLogger("pnnh")
 
 
@@ -45,18 +46,10 @@ def read_folder(path: Path, *, image_size: int | None = None, channels: int = 3,
     Images that cannot be decoded are left out, counted and named. Raises UsageError for a wrong layout or an empty
     class, RunError if a class has no image that can be decoded.
     """
-    if not path.is_dir():
-        raise UsageError(f"no folder {path}; {LAYOUT}")
-    classes = _subfolders(path / "train")
-    held_out = next((path / part for part in ("test", "val", "valid", "validation") if (path / part).is_dir()), None)
-    if held_out is None:
-        raise UsageError(f"{path} has no test folder; {LAYOUT}")
-    if unknown := sorted(set(_subfolders(held_out)) - set(classes)):
-        raise UsageError(f"{held_out} has classes that train has not: {', '.join(unknown[:5])}")
-    listings = [_list(part, classes) for part in (path / "train", held_out)]
-    size = image_size or _own_size(listings[0])
+    classes, *parts = listings(path)
+    size = image_size or _own_size(parts[0])
     splits, broken = [], []
-    for listing in listings:
+    for listing in parts:
         images, labels, names = _cached(listing, size, channels)
         if missing := set(range(len(classes))) - set(labels.tolist()):
             raise RunError(f"class {classes[min(missing)]!r} in {listing.root} has no image that can be decoded")
@@ -68,6 +61,19 @@ def read_folder(path: Path, *, image_size: int | None = None, channels: int = 3,
         notes = (f"{len(broken)} image(s) could not be decoded and are left out: {', '.join(broken[:5])}{more}",)
         _log.warning("%s: %s", path, notes[0])
     return Source(name or f"folder:{path.name}", tuple(classes), *splits, notes=notes)
+
+
+def listings(path: Path) -> tuple[tuple[str, ...], Listing, Listing]:
+    """The classes of a folder and the files of its training and held-out images. Raises UsageError."""
+    if not path.is_dir():
+        raise UsageError(f"no folder {path}; {LAYOUT}")
+    classes = _subfolders(path / "train")
+    held_out = next((path / part for part in HELD_OUT if (path / part).is_dir()), None)
+    if held_out is None:
+        raise UsageError(f"{path} has no test folder; {LAYOUT}")
+    if unknown := sorted(set(_subfolders(held_out)) - set(classes)):
+        raise UsageError(f"{held_out} has classes that train has not: {', '.join(unknown[:5])}")
+    return tuple(classes), _list(path / "train", classes), _list(held_out, classes)
 
 
 def _subfolders(path: Path) -> list[str]:
@@ -101,13 +107,13 @@ def _own_size(listing: Listing) -> int:
         try:
             with Image.open(listing.root / file) as image:
                 width, height = image.size
-        except _UNDECODABLE:
+        except UNDECODABLE:
             continue
         return width if width == height and 8 <= width <= 64 else 224
     return 224
 
 
-_UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, Image.DecompressionBombError)
+UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, Image.DecompressionBombError)
 
 
 def _decode(path: Path, size: int, mode: str) -> np.ndarray | None:
@@ -124,7 +130,7 @@ def _decode(path: Path, size: int, mode: str) -> np.ndarray | None:
             return np.asarray(image.crop((left, top, left + size, top + size)))
     except PermissionError:
         raise
-    except _UNDECODABLE:
+    except UNDECODABLE:
         return None
 
 

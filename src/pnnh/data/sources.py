@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from pnnh._errors import RunError
-from pnnh.train.data import Source, Split, resize
-from pnnh.train.download import archive_members, fetch
+from pnnh.data.fetch import archive_members, fetch
+from pnnh.data.folder import read_folder
+from pnnh.data.types import Source, Split, resize, stratified
 
 DIGITS_SHA256 = "09f66e6debdee2cd2b5ae59e0d6abbb73fc2b0e0185d2e1957e9ebb51e23aa22"
 CIFAR_HOST = "https://www.cs.toronto.edu/~kriz"
@@ -34,13 +35,13 @@ def digits(root: Path, image_size: int | None) -> Source:
 
     The file is embedded: Alpaydin & Kaynak (1998), UCI, CC BY 4.0. The split is stratified and fixed.
     """
-    packed = resources.files("pnnh.train").joinpath("digits.csv.gz").read_bytes()
+    packed = resources.files("pnnh.data").joinpath("digits.csv.gz").read_bytes()
     _check(packed, DIGITS_SHA256, "the embedded digits.csv.gz", "reinstall pnnh")
     lines = gzip.decompress(packed).decode().split()
     table = torch.tensor([[int(float(value)) for value in line.split(",")] for line in lines])
     images = (table[:, :64] * 255 / 16).round().to(torch.uint8).view(-1, 1, 8, 8)
     both = Split(resize(images, image_size or 16), table[:, 64].clone())
-    test, train = both.stratified(359, seed=0)
+    test, train = stratified(both.labels, 359, seed=0)
     return Source("digits", tuple("0123456789"), both.take(train), both.take(test), flip=False)
 
 
@@ -123,8 +124,6 @@ def _cifar(root: Path, cifar: Cifar) -> Source:
     elif (root / cifar.python_folder).is_dir():
         return _torchvision(root, cifar)
     elif (root / cifar.name / "train").is_dir():
-        from pnnh.train.folder import read_folder
-
         return read_folder(root / cifar.name, name=f"{cifar.name} (images in folders)")
     else:
         blobs = archive_members(fetch(CIFAR_HOST, cifar.archive, cifar.sha256, root), names)

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from pnnh._errors import RunError, UsageError
-from pnnh.train import folder, load_data, sources
-from pnnh.train.data import Split, pixel_statistics
-from pnnh.train.download import fetch
+from pnnh.data import folder, load_data, sources, stratified
+from pnnh.data.fetch import fetch
+from pnnh.data.load import pixel_statistics
 
 
 @pytest.fixture(autouse=True)
@@ -67,23 +67,24 @@ def test_pixel_statistics_are_those_of_float64():
 
 def test_stratified_choice_keeps_the_shares_and_loses_nothing():
     labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)
-    split = Split(torch.zeros(100, 1, 8, 8, dtype=torch.uint8), labels)
-    held, kept = split.stratified(20, seed=3)
+    held, kept = stratified(labels, 20, seed=3)
     assert labels[held].bincount().tolist() == [12, 6, 2]
     assert sorted([*held.tolist(), *kept.tolist()]) == list(range(100))
-    assert torch.equal(held, split.stratified(20, seed=3)[0])
-    assert not torch.equal(held, split.stratified(20, seed=4)[0])
+    assert torch.equal(held, stratified(labels, 20, seed=3)[0])
+    assert not torch.equal(held, stratified(labels, 20, seed=4)[0])
 
 
 def test_tuning_split_leaves_the_test_images_alone():
     data = load_data("digits")
-    tuning = data.split(0.1, seed=1)
+    tuning = load_data("digits", held_out=144)
     assert (len(tuning.train), len(tuning.test)) == (1294, 144)
     both = torch.cat([tuning.train.images, tuning.test.images]).reshape(1438, -1).tolist()
     assert sorted(both) == sorted(data.train.images.reshape(1438, -1).tolist())
     assert tuning.mean == data.mean
     assert tuning.sha256 != data.sha256
-    assert tuning.name != data.name
+    assert tuning.name == "digits (144 training images held out)"
+    with pytest.raises(UsageError, match=r"held_out 1430 must be between 10 .* and 1428"):
+        load_data("digits", held_out=1430)
 
 
 def test_limit_is_stratified_and_bounded():

@@ -6,6 +6,7 @@ index, so both are one gather; it also picks the batch out of the data set and l
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -84,3 +85,9 @@ def shift(images: Tensor, index: Tensor, shift_y: Tensor, shift_x: Tensor, mirro
     picked = images[index[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # [N, H, W, C]
     picked.masked_fill_(~inside[..., None], 0)
     return picked.permute(0, 3, 1, 2)
+
+
+def numbered(seed: int, purpose: str, count: int, device: torch.device | str) -> torch.Generator:
+    """Independent random numbers for one purpose at one time of one run."""
+    digest = hashlib.sha256(f"{seed} {purpose} {count}".encode()).digest()
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:7], "big"))

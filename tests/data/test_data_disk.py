@@ -1,10 +1,7 @@
 """Data that stays on disk: every image once, the same batches whoever reads them, and what goes wrong with workers."""
 
-import io
-import json
 import os
 import signal
-import tarfile
 
 import numpy as np
 import pytest
@@ -13,8 +10,10 @@ from PIL import Image
 from torch import nn
 
 from pnnh._errors import RunError, UsageError
-from pnnh.train import SGD, Augment, Recipe, ResizedCrop, Stopped, checkpoint, evaluate, load_data, recipe_for, train
-from pnnh.train.loader import watched
+from pnnh.data import disk
+from pnnh.recipes import recipe_for
+from pnnh.train import SGD, Augment, Recipe, ResizedCrop, Stopped, checkpoint, evaluate, load_data, train
+from pnnh.train.feed import feed_of
 from pnnh.train.processes import Alone
 
 CPU = torch.device("cpu")
@@ -60,7 +59,7 @@ def opened(folder, **choices):
 
 
 def feed(data, processes=None, batch_size=4, seed=1, augment=WHOLE):
-    return data.feed(Recipe(1, batch_size, augment=augment), seed, CPU, processes or Alone())
+    return feed_of(data, Recipe(1, batch_size, augment=augment), seed, CPU, processes or Alone())
 
 
 def test_an_epoch_has_every_image_once_with_its_label(folder):
@@ -96,7 +95,7 @@ def test_a_batch_is_the_same_from_any_place_worker_and_process(folder, monkeypat
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_processes_share_the_test_images(folder, size):
     data = opened(folder)
-    parts = [data.test.batches(2, Part(rank, size)) for rank in range(size)]
+    parts = [data.test.batches(2, rank, size) for rank in range(size)]
     assert sorted(n for part in parts for images, _ in part for n in numbers(images)) == list(range(12, 19))
 
 
@@ -131,14 +130,15 @@ def test_broken_images_are_left_out_counted_and_named(folder, tmp_path, caplog):
     assert len(torch.cat(labels)) == 12
     assert all(n % 2 == label for n, label in zip(numbers(torch.cat(images)), torch.cat(labels).tolist(), strict=True))
     assert evaluate(net(), data).num_images == 6
-    assert data.to_dict()["notes"] == ["2 image(s) could not be decoded: even/04.png, odd/13.png"]
+    assert data.to_dict()["notes"] == [
+        "1 image(s) of train could not be decoded: even/04.png",
+        "1 image(s) of val could not be decoded: odd/13.png",
+    ]
     assert caplog.text.count("cannot be decoded, left out: even/04.png") == 1
 
 
 def test_a_dead_worker_is_reported(folder, monkeypatch):
     from torch.utils.data import DataLoader
-
-    from pnnh.train import loader
 
     monkeypatch.setenv("PNNH_WORKERS", "1")
 
@@ -148,13 +148,13 @@ def test_a_dead_worker_is_reported(folder, monkeypatch):
             os.kill(batches._workers[0].pid, signal.SIGKILL)
             return batches
 
-    class Slow(loader.Images):
+    class Slow(disk.Decoder):
         def __getitem__(self, key):
             signal.pause()
 
-    monkeypatch.setattr(loader, "DataLoader", Kills)
+    monkeypatch.setattr(disk, "DataLoader", Kills)
     with pytest.raises(RunError, match=r"a process that reads images died \(DataLoader worker .*PNNH_WORKERS lower"):
-        next(loader.read(Slow(None, None, 0), [[(0, 0)]]))
+        next(disk.read(Slow(None, None, 0), [[(0, 0)]]))
 
 
 def test_other_errors_of_a_worker_pass():
@@ -163,73 +163,19 @@ def test_other_errors_of_a_worker_pass():
         yield
 
     with pytest.raises(RuntimeError, match="something else"):
-        list(watched(broken()))
-
-
-def shards(root, num_classes=2):
-    """The images of `folder` as tar files of three."""
-    splits = {}
-    for name, all_numbers in (("train", range(12)), ("validation", range(12, 19))):
-        files = [list(all_numbers)[start : start + 3] for start in range(0, len(all_numbers), 3)]
-        for index, inside in enumerate(files):
-            with tarfile.open(root / f"{name}-{index}.tar", "w") as tar:
-                for number in inside:
-                    data = io.BytesIO()
-                    picture(number).save(data, "PNG")
-                    for ending, content in (("png", data.getvalue()), ("cls", b"%d" % (number % 2))):
-                        entry = tarfile.TarInfo(f"{number:03d}.{ending}")
-                        entry.size = len(content)
-                        tar.addfile(entry, io.BytesIO(content))
-        lengths = [len(inside) for inside in files]
-        names = [f"{name}-{index}.tar" for index in range(len(files))]
-        splits[name] = {"name": name, "num_samples": sum(lengths), "filenames": names, "shard_lengths": lengths}
-    (root / "_info.json").write_text(json.dumps({"num_classes": num_classes, "splits": splits}))
-    return root
-
-
-def test_shards(tmp_path):
-    pytest.importorskip("webdataset")
-    data = load_data(f"wds:{shards(tmp_path)}", image_size=32)
-    assert (len(data.train), len(data.test), data.num_classes) == (12, 7, 2)
-    for size in (1, 2, 4):
-        parts = [data.test.batches(2, Part(rank, size)) for rank in range(size)]
-        assert sorted(n for part in parts for images, _ in part for n in numbers(images)) == list(range(12, 19))
-    one, two = feed(data), feed(data)
-    expected = [one.batch(step) for step in range(4)]
-    for images, labels in expected:
-        assert [number % 2 for number in numbers(images)] == labels.tolist()
-    assert len({number for images, _ in expected for number in numbers(images)}) > 8
-    later = two.batch(1)
-    assert torch.equal(later[0], expected[1][0])
-    assert [e.step for e in train(net(), data, Recipe(1, 4, SGD(lr=0.01), augment=WHOLE), device="cpu")] == [3]
-
-
-def test_hugging_face_data_sets(folder, tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    datasets.disable_progress_bars()
-    data = load_data(f"hfds:{folder}", image_size=32)
-    assert (len(data.train), len(data.test), data.classes) == (12, 7, ("even", "odd"))
-    seen = [pair for step in range(3) for pair in zip(*feed(data).batch(step), strict=True)]
-    assert sorted(numbers(torch.stack([image for image, _ in seen]))) == list(range(12))
-    assert evaluate(net(), data).num_images == 7
-    with pytest.raises(RunError, match=r"hfds:.*nowhere cannot be read"):
-        load_data(f"hfds:{tmp_path / 'nowhere'}")
+        list(disk.watched(broken()))
 
 
 @pytest.mark.parametrize(
     ("spec", "choices", "message"),
     [
         ("imagefolder:", {}, "needs a path"),
-        ("imagefolder:/nowhere", {}, r"/nowhere needs train/CLASS/\*.jpg and val/CLASS/\*.jpg"),
+        ("imagefolder:/nowhere", {}, r"no folder /nowhere; a folder needs train/CLASS/\*.jpg"),
         ("imagefolder:{}", {"channels": 1}, "gives 3 channels"),
-        ("imagefolder:{}", {"limit": 4}, "limit is for data in memory"),
-        ("wds:{}", {}, "needs an _info.json"),
+        ("imagefolder:{}", {"limit": 1}, "limit 1 must be between 2"),
     ],
 )
 def test_requests_that_cannot_be_met(folder, spec, choices, message):
-    if spec.startswith("wds"):
-        pytest.importorskip("webdataset")
     with pytest.raises(UsageError, match=message):
         load_data(spec.format(folder), **choices)
 
