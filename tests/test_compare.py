@@ -10,7 +10,6 @@ import torch
 from pnnh import provenance, recipes
 from pnnh._errors import UsageError
 from pnnh.cli import main
-from pnnh.cli._compare import numbers, words
 from pnnh.layers import LearnedCoder, PlainOptions
 from pnnh.recipes import comparison
 from pnnh.report.comparison import comparison_page, reading
@@ -271,10 +270,3 @@ def test_command_writes_results_and_a_self_contained_report(tmp_path, capsys):
     assert "<script" not in page
     assert page == html(comparison_page(results))
     assert "report.html" in capsys.readouterr().out
-
-
-def test_arguments_are_lists_without_repetition():
-    assert words("plain, pnnh,plain") == ("plain", "pnnh")
-    assert numbers("depths", "20,56") == (20, 56)
-    with pytest.raises(UsageError, match="depths '20,deep' must be whole numbers"):
-        numbers("depths", "20,deep")

@@ -1,7 +1,7 @@
 """pnnh: deep networks without residual connections. Public names load on first use; importing costs nothing.
 
-Three subpackages share their name with their verb (`certify`, `convert`, `train`). Such a package can be called:
-`pnnh.certify(model, example)` is `pnnh.certify.certify(model, example)`, whichever was imported first.
+Some verbs have the name of the subpackage they live in. `pnnh.train` is the function; the parts it is made of are
+imported from the package: `from pnnh.train import SGD`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,39 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pnnh import theory as theory
+    from pnnh._errors import RunError as RunError
+    from pnnh._errors import UsageError as UsageError
+    from pnnh.analysis import Dissipation as Dissipation
+    from pnnh.analysis import diagnose as diagnose
+    from pnnh.bench import Benchmark as Benchmark
+    from pnnh.bench import bench as bench
+    from pnnh.certify import Certificate as Certificate
+    from pnnh.certify import certify as certify
+    from pnnh.convert import Conversion as Conversion
+    from pnnh.convert import Exported as Exported
+    from pnnh.convert import Fusion as Fusion
+    from pnnh.convert import convert as convert
+    from pnnh.convert import export as export
+    from pnnh.convert import fuse as fuse
+    from pnnh.data import Dataset as Dataset
+    from pnnh.data import load_data as load_data
+    from pnnh.layers import BlockOptions as BlockOptions
+    from pnnh.layers import PlainOptions as PlainOptions
+    from pnnh.load import load_model as load_model
+    from pnnh.models import create_model as create_model
+    from pnnh.recipes import Comparison as Comparison
+    from pnnh.recipes import recipe_for as recipe_for
+    from pnnh.train import Recipe as Recipe
+    from pnnh.train import train as train
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Benchmark": "bench",
     "BlockOptions": "layers",
     "Certificate": "certify",
     "Comparison": "recipes",
@@ -24,49 +52,42 @@ _HOMES = {
     "Fusion": "convert",
     "PlainOptions": "layers",
     "Recipe": "train",
+    "RunError": "_errors",
+    "UsageError": "_errors",
+    "bench": "bench",
+    "certify": "certify",
+    "convert": "convert",
     "create_model": "models",
     "diagnose": "analysis",
     "export": "convert",
     "fuse": "convert",
     "load_data": "data",
-    "publish": "hub",
-    "measure_cost": "cost",
-    "plan_memory": "cost",
-    "quantise": "convert",
+    "load_model": "load",
     "recipe_for": "recipes",
-    "solve_shift": "theory",
+    "train": "train",
 }
-_VERBS = ("certify", "convert", "train")
 
-__all__ = ["__version__", *_HOMES, *_VERBS]
+__all__ = ["__version__", "theory", *_HOMES]
 
 
-class _Package(ModuleType):
-    """Makes a subpackage callable at the moment the import system attaches it."""
+class _Face(ModuleType):
+    """The module type of this package: a subpackage never takes the place of the verb that has its name."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in _VERBS and isinstance(value, ModuleType):
-            value.__class__ = _Verb
-        super().__setattr__(name, value)
-
-
-class _Verb(ModuleType):
-    """A subpackage that does what it is called when it is called."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _VERBS:
-        return importlib.import_module(f"{__name__}.{name}")
+    if name == "theory":
+        return importlib.import_module("pnnh.theory")
     if name in _HOMES:
-        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"pnnh.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'pnnh' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-sys.modules[__name__].__class__ = _Package
+sys.modules[__name__].__class__ = _Face

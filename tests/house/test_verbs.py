@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 
 import pytest
 
-VERBS = {
-    "certify": "certify",
-    "convert": "convert",
-    "create_model": "models",
-    "diagnose": "analysis",
-    "export": "convert",
-    "fuse": "convert",
-    "load_data": "data",
-    "recipe_for": "recipes",
-    "train": "train",
-}
+import pnnh
+
+VERBS = [name for name in pnnh.__all__ if name.islower() and name not in ("__version__", "theory")]
 OF_OTHERS = {"create_model"}  # timm's own
 
 
 def verb(name: str):
-    return getattr(importlib.import_module(f"pnnh.{VERBS[name]}"), name)
+    return getattr(pnnh, name)
 
 
 @pytest.mark.parametrize("name", VERBS)

@@ -14,17 +14,6 @@ from pnnh._errors import RunError, UsageError
 from pnnh.report.comparison import as_read, comparison_page
 
 
-def words(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-
-
-def numbers(name: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(dict.fromkeys(int(part) for part in words(text)))
-    except ValueError:
-        raise UsageError(f"{name} {text!r} must be whole numbers separated by commas, like 20,56") from None
-
-
 def how_many(jobs: int | None, place) -> int:
     """Nets at a time: what was asked for, or what is usual on `place`."""
     if jobs is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -14,8 +13,8 @@ from torch import Tensor
 
 from pnnh import __version__, report
 from pnnh._errors import RunError, UsageError
-from pnnh.analysis import Dissipation, Dists, diagnose, load_dists
-from pnnh.cli._model import load_model
+from pnnh.analysis import Dissipation
+from pnnh.load import Loaded
 from pnnh.report.dissipation import dissipation_page, reading
 
 COLUMNS = {"depth": "#", "layer": "layer", "survival": "alive", "dead": "dead"}
@@ -25,41 +24,19 @@ NOT_COMPUTED = "not computed"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
 
 
-def all_of(
-    specs: Sequence[str],
-    *,
-    weights: str | None = None,
-    data: str | None = None,
-    folder: Path | None = None,
-    num: int = 64,
-    image_size: int | None = None,
-    dists: Path | None = None,
-    seed: int = 0,
-) -> list[Dissipation]:
-    """Diagnose every model on the same images (resized and given the channels each asks for)."""
-    if num < 8:
-        raise UsageError(f"--num {num} must be at least 8: half the images fit the readout, half score it")
-    if data is not None and folder is not None:
-        raise UsageError("--data and --images both say where images come from; give one")
-    distance: Dists | None = load_dists(dists) if dists else None
-    found = []
-    for spec in specs:
-        torch.manual_seed(seed)
-        model, shape = load_model(spec, weights=weights, image_size=image_size)
-        images = _from_folder(folder, shape, num) if folder else _from_data(data or _own_data(spec), shape, num, seed)
-        untrained = weights is None and not Path(spec).is_dir()
-        name = Path(spec).name
-        found.append(diagnose(model, images, training=untrained, seed=seed, name=name, dists=distance))
-    return found
+def images_for(loaded: Loaded, *, data: str | None, folder: Path | None, num: int, seed: int) -> Tensor:
+    """The images that a network is diagnosed on: from `folder`, from `data`, or from what it was trained on."""
+    if folder is not None:
+        return _from_folder(folder, loaded.input_size, num)
+    return _from_data(data or _own_data(loaded), loaded.input_size, num, seed)
 
 
-def _own_data(spec: str) -> str:
+def _own_data(loaded: Loaded) -> str:
     """What a checkpoint was trained on; digits for what is no checkpoint."""
-    record = Path(spec) / "record.json"
-    name = str((json.loads(record.read_text()).get("data") or {}).get("name")) if record.is_file() else "digits"
+    name = str((loaded.record.get("data") or {}).get("name")) if loaded.record else "digits"
     known = name.partition(" ")[0]  # "cifar10 (images in folders)" is cifar10
     if known not in DATA:
-        raise UsageError(f"{spec} was trained on {name}: say where its images are, with --data or --images")
+        raise UsageError(f"{loaded.name} was trained on {name}: say where its images are, with --data or --images")
     return known
 
 

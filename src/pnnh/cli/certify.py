@@ -1,54 +1,42 @@
-"""`pnnh certify MODEL`: the certificate as a table; exit 0 plain, 3 not plain."""
+"""`pnnh certify MODEL...`: is the network plain, and where is it not? Exit code 0: plain, 3: not plain."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import tyro
+from pnnh.cli._shared import MaybePath, Models, Net, Show, check_models, file_in
 
 
-def run(
-    model: Annotated[str, tyro.conf.Positional],
-    *,
-    strict: tyro.conf.UseCounterAction[int] = 0,
-    image_size: int | None = None,
-    json: Path | None = None,
-) -> int:
-    """Say whether MODEL is plain: every path to a join crosses the same number of activations.
+def run(models: Models, *, strict: bool = False, out: MaybePath = None, net: Net, show: Show) -> int:
+    """Say whether MODELS are plain: every path to a join crosses the same number of activations.
 
-    Exit code 0: plain. 3: not plain, with every join that breaks it.
+    Exit code 0: all are plain. 3: one is not, and every join that breaks it is listed.
 
     Args:
-        model: A timm name, a checkpoint folder, or module:function.
+        models: timm names, checkpoint folders or module:function.
         strict: Count softmax as an activation.
-        image_size: Side of the example image, in pixels; default: the model's own.
-        json: Also write the certificate to this file.
+        out: Folder for certificate.json, or a .json file.
     """
     import torch
-    from rich.console import Console
 
     from pnnh import report
     from pnnh.certify import certify
-    from pnnh.cli._model import load_model
 
-    network, shape = load_model(model, image_size=image_size)
-    certificate = certify(network, torch.zeros(2, *shape), strict=bool(strict))
-    console = Console()
-    if certificate.rows():
-        console.print(report.terminal(certificate.rows(), title=model))
-    console.print(f"{model}: {certificate}", highlight=False)
-    if certificate.gates:
-        console.print(f"{len(certificate.gates)} gates multiply two data-dependent values", highlight=False)
-    if certificate.num_redundant:
-        console.print(f"{certificate.num_redundant} activations change nothing (their input is never negative)")
-    if json is not None:
-        summary = {
-            "model": model,
-            "plain": certificate.plain,
-            "strict": bool(strict),
-            "traced_by": certificate.traced_by,
-        }
-        counts = {"num_activations": certificate.num_activations, "num_redundant": certificate.num_redundant}
-        report.write_text(json, report.json_text({**summary, **counts, "rows": certificate.rows()}))
-    return 0 if certificate.plain else 3
+    found = []
+    for name in check_models(models):
+        loaded = net.open(name)
+        certificate = certify(loaded.model, torch.zeros(2, *loaded.input_size), strict=strict)
+        if certificate.rows():
+            show.table(certificate.rows(), name)
+        show.say(f"{name}: {certificate}")
+        if certificate.gates:
+            show.say(f"{len(certificate.gates)} gates multiply two data-dependent values")
+        if certificate.num_redundant:
+            show.say(f"{certificate.num_redundant} activations change nothing (their input is never negative)")
+        found.append((name, certificate))
+    if out is not None:
+        facts = ("plain", "strict", "traced_by", "num_activations", "num_redundant")
+        nets = [
+            {"model": name} | {fact: getattr(item, fact) for fact in facts} | {"rows": item.rows()}
+            for name, item in found
+        ]
+        show.wrote([report.write_text(file_in(out, "certificate.json"), report.json_text(nets))])
+    return 0 if all(certificate.plain for _, certificate in found) else 3

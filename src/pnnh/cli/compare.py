@@ -5,25 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from pnnh.cli._shared import Ints, MaybeFloat, MaybeInt, MaybeInts, Names, check_seed
+
 
 def run(
     data: str = "digits",
-    methods: str = "plain,residual,pnnh",
-    depths: str | None = None,
-    epochs: int | None = None,
-    seeds: str = "0",
+    methods: Names = ("plain", "residual", "pnnh"),
+    depths: MaybeInts = None,
+    epochs: MaybeInt = None,
+    seeds: Ints = (0,),
     out: Path = Path("runs/compare"),
-    image_size: int | None = None,
-    limit: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
+    image_size: MaybeInt = None,
+    limit: MaybeInt = None,
+    batch_size: MaybeInt = None,
+    lr: MaybeFloat = None,
     recipe: Literal["default", "muon"] = "default",
-    holdout: float | None = None,
+    holdout: MaybeFloat = None,
     family: Literal["cnn", "vit"] = "cnn",
     width: int = 96,
     patch: int = 4,
     device: str = "auto",
-    jobs: int | None = None,
+    jobs: MaybeInt = None,
 ) -> int:
     """Train methods x depths x seeds under one recipe; print a table, write results.json and report.html to --out.
 
@@ -32,10 +34,10 @@ def run(
 
     Args:
         data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg).
-        methods: Comma-separated: plain, residual, pnnh, pnnh_wide; diracnet, repvgg, isonet, tat; for ViTs skip_init.
-        depths: Comma-separated; default 20,56, each 6n + 2; for ViTs 12, any number of blocks.
+        methods: plain, residual, pnnh, pnnh_wide; diracnet, repvgg, isonet, tat; for ViTs skip_init.
+        depths: Default 20 and 56, each 6n + 2; for ViTs 12, any number of blocks.
         epochs: Passes over the training images; default 8 for digits, else 10.
-        seeds: Comma-separated.
+        seeds: Of the weights, the order of the images and the augmentation; a net for each.
         out: Folder for results.json, report.html, the finished rows and the trained models.
         image_size: Pixels a side; default the data's own.
         limit: Train on so many images only, stratified.
@@ -49,23 +51,25 @@ def run(
         device: auto, cpu, cuda, cuda:1, ...
         jobs: Nets trained at the same time; default one per CPU core on a CPU (at most 4), one on a GPU.
     """
-    from pnnh import recipes, train
+    print(f"pnnh compare: {', '.join(methods)} on {data}, device {device}", flush=True)
+    from pnnh import recipes
     from pnnh._errors import UsageError
-    from pnnh.cli._compare import Board, how_many, numbers, words, write
+    from pnnh.cli._compare import Board, how_many, write
+    from pnnh.train import Recipe, check_writable, pick_device
 
-    place = train.pick_device(device)
+    place = pick_device(device)
     jobs = how_many(jobs, place)
-    depths = depths or {"cnn": "20,56", "vit": "12"}[family]
+    depths = depths or {"cnn": (20, 56), "vit": (12,)}[family]
     chosen = {"image_size": image_size, "limit": limit, "own_lr": lr is None, "holdout": holdout}
-    chosen |= {"methods": words(methods), "depths": numbers("depths", depths), "seeds": numbers("seeds", seeds)}
+    chosen |= {"methods": methods, "depths": depths, "seeds": tuple(map(check_seed, seeds))}
     compared, fit = recipes.Comparison, recipes.RECIPES[recipe]
     if family == "vit":
         if recipe != "default":
             raise UsageError(f"recipe {recipe!r} is for convolutional nets; leave --recipe out for ViTs")
         compared, fit = recipes.TransformerComparison, recipes.transformer_recipe
         chosen |= {"width": width, "patch": patch}
-    sample = compared(data=data, recipe=train.Recipe(), **chosen)
-    train.check_writable(out)
+    sample = compared(data=data, recipe=Recipe(), **chosen)
+    check_writable(out)
     images = sample.load()
     wanted = {"epochs": (8 if data == "digits" else 10) if epochs is None else epochs, "batch_size": batch_size}
     fitted = fit(images, **{name: value for name, value in wanted.items() if value is not None})

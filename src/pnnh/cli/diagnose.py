@@ -1,54 +1,59 @@
-"""`pnnh diagnose MODEL`: how much of the input is left, layer by layer."""
+"""`pnnh diagnose MODEL...`: how much of the input is left, layer by layer."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
-import tyro
+from pnnh.cli._shared import MaybePath, MaybeText, Models, Net, Show, check_models, check_seed
 
 
 def run(
-    model: Annotated[str, tyro.conf.Positional],
+    models: Models,
     *,
-    data: str | None = None,
-    images: Path | None = None,
-    weights: str | None = None,
-    compare: tuple[str, ...] = (),
+    data: MaybeText = None,
+    images: MaybePath = None,
     num: int = 64,
-    image_size: int | None = None,
-    dists: Path | None = None,
+    dists: MaybePath = None,
     seed: int = 0,
-    out: Path | None = None,
+    out: MaybePath = None,
+    net: Net,
+    show: Show,
 ) -> None:
-    """See, layer by layer, how much of the input is left in MODEL, how many neurons survive and what theory expects.
+    """See, layer by layer, how much of the input is left in MODELS, how many neurons survive and what theory expects.
 
     Untrained models run in train mode, so that batch norm normalises; with weights, in eval mode.
 
     Args:
-        model: A timm name, a checkpoint folder, or module:function.
+        models: timm names, checkpoint folders or module:function; in the report all are drawn over the first.
         data: Data set to take images from: digits, cifar10, cifar100, fashion-mnist or folder:PATH; by default a
             checkpoint's own, else digits.
         images: A directory of image files instead.
-        weights: A .safetensors file, or "pretrained" for timm's own.
-        compare: More models, drawn over the first.
         num: Number of images, at least 8; half fit the readout, half score it.
-        image_size: Side of the images, in pixels; default: the model's own.
         dists: torchvision's vgg16-397923af.pth: adds the DISTS column (needs pip install 'pnnh[dists]').
         seed: Of random weights and of the choice of images.
-        out: Write diagnosis.json, diagnosis.csv and diagnosis.html into this directory.
+        out: Folder for diagnosis.json, diagnosis.csv and diagnosis.html.
     """
-    from rich.console import Console
+    import torch
 
-    from pnnh import report
+    from pnnh._errors import UsageError
+    from pnnh.analysis import diagnose, load_dists
     from pnnh.cli import _diagnose
+    from pnnh.report.table import printable
 
-    options = {"weights": weights, "data": data, "folder": images, "num": num, "image_size": image_size}
-    found = _diagnose.all_of((model, *compare), **options, dists=dists, seed=seed)
-    console = Console()
-    for diagnosis in found:
-        console.print(report.terminal(_diagnose.in_terminal(diagnosis), title=diagnosis.model))
-        console.print(_diagnose.verdict(diagnosis), highlight=False)
+    if num < 8:
+        raise UsageError(f"--num {num} must be at least 8: half the images fit the readout, half score it")
+    if data is not None and images is not None:
+        raise UsageError("--data and --images both say where images come from; give one")
+    distance = load_dists(dists) if dists else None
+    results = []
+    for name in check_models(models):
+        show.say(f"diagnosing {name} on {num} images")
+        torch.manual_seed(check_seed(seed))
+        loaded = net.open(name)
+        chosen = _diagnose.images_for(loaded, data=data, folder=images, num=num, seed=seed)
+        options = {"training": not loaded.trained, "seed": seed, "dists": distance}
+        results.append(diagnose(loaded.model, chosen, name=printable(Path(name).name), **options))
+        show.table(_diagnose.in_terminal(results[-1]), results[-1].model)
+        show.say(_diagnose.verdict(results[-1]))
     if out is not None:
-        for path in _diagnose.write(found, out):
-            console.print(f"wrote {path}", highlight=False)
+        show.wrote(_diagnose.write(results, out))

@@ -3,47 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
+from pnnh.cli._shared import Model, Net, Show, noise
 
 
-def run(
-    model: Annotated[str, tyro.conf.Positional],
-    *,
-    out: Path,
-    form: Literal["dense", "structured"] = "dense",
-    storage: Literal["fused", "shared"] = "fused",
-) -> None:
-    """Fold norms and coder of MODEL: between two activations one linear map is left. Proves itself.
+def run(model: Model, *, out: Path, form: Literal["structured", "dense"] = "structured", net: Net, show: Show) -> None:
+    """Fold norms and coder of MODEL and prove the result equal: between two activations one linear map is left.
 
     Args:
-        model: A checkpoint folder (or any MODEL whose norms have seen data).
+        model: A checkpoint folder, or any MODEL whose norms have seen data.
         out: Folder for the fused checkpoint; every command reads it back fused.
-        form: dense (a bare chain of single convolutions) or structured (thin convolutions and an Add; fewer MACs).
-        storage: What the file holds: fused (the folded weights) or shared (training weights, folded at load).
+        form: structured (thin convolutions and an Add; fewest MACs) or dense (single convolutions, one after another).
     """
-    import json
-
-    from rich.console import Console
-
-    from pnnh import report
-    from pnnh.cli._model import load_model
+    from pnnh import checkpoint
     from pnnh.convert import fuse
-    from pnnh.train import checkpoint
 
-    network, shape = load_model(model)
-    fused = fuse(network, _noise(shape), form=form)
-    source = Path(model) / "record.json"
-    record = json.loads(source.read_text()) if source.is_file() else {"model": {"name": model, "kwargs": {}}}
-    record["model"] |= {"storage": storage, "form": form}
-    folder = checkpoint.save(out, fused if storage == "fused" else network, record)
-    console = Console()
-    console.print(report.terminal(fused.fusion.rows(), title=model))
-    console.print(f"{fused.fusion}; written to {folder}", highlight=False)
-
-
-def _noise(shape: tuple[int, int, int]):
-    import torch
-
-    return torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
+    loaded = net.open(model)
+    fused = fuse(loaded.model, noise(loaded.input_size, 4), form=form)
+    record = dict(loaded.record) or {"model": {"name": model, "kwargs": {}}}
+    record["model"] = {**record["model"], "storage": "fused", "form": form}
+    folder = checkpoint.save(out, fused, record)
+    show.table(fused.fusion.rows(), model)
+    show.say(f"{fused.fusion}; written to {folder}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import tyro
+from pnnh.cli._shared import MaybeFloat, MaybeInt, Model, check_seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,24 +15,25 @@ if TYPE_CHECKING:
 
 
 def run(
-    model: Annotated[str, tyro.conf.Positional],
+    model: Model,
     *,
     data: str = "digits",
     out: Path = Path("runs/train"),
     recipe: Literal["default", "muon", "a2", "a3"] = "default",
-    epochs: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
+    epochs: MaybeInt = None,
+    batch_size: MaybeInt = None,
+    lr: MaybeFloat = None,
     seed: int = 0,
-    image_size: int | None = None,
-    channels: Literal[1, 3] | None = None,
-    limit: int | None = None,
+    image_size: MaybeInt = None,
+    channels: MaybeInt = None,
+    limit: MaybeInt = None,
     device: str = "auto",
     amp: Literal["fp32", "bf16"] = "fp32",
     parallel: Literal["ddp", "fsdp2"] = "ddp",
     accumulate: int = 1,
     checkpointing: bool = False,
     resume: bool = True,
+    trust: bool = False,
 ) -> int:
     """Train MODEL; weights, record and a state to go on from are written to --out.
 
@@ -59,52 +59,69 @@ def run(
         parallel: Several processes each hold the model (ddp) or a part of it (fsdp2).
         accumulate: Passes in which a process works through its share of a step.
         checkpointing: Compute activations again in the backward pass instead of keeping them.
-        resume: Go on with the run found in --out; False starts anew.
+        resume: Go on with the run found in --out; --no-resume starts anew.
+        trust: Run the code that a checkpoint's record names (module:function).
     """
-    from pnnh import recipes, train
+    print(f"pnnh train: {model} on {data}, device {device}", flush=True)
+    from pnnh import recipes
+    from pnnh.data import load_data
+    from pnnh.train import (
+        DDP,
+        FSDP2,
+        STOPPED_EXIT_CODE,
+        Execution,
+        StopOnSignal,
+        Stopped,
+        check_writable,
+        join,
+        pick_device,
+        train,
+    )
 
-    place = train.pick_device(device)
-    team = train.join(place.type)
-    team.first(lambda: train.check_writable(out))
+    place = pick_device(device)
+    check_seed(seed)
+    team = join(place.type)
+    team.first(lambda: check_writable(out))
     shape = {"image_size": image_size, "channels": channels}
-    images = team.in_turn(lambda: train.load_data(data, **shape, limit=limit))
+    images = team.in_turn(lambda: load_data(data, **shape, limit=limit))
     chosen = {"epochs": epochs, "batch_size": batch_size}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     plan = recipes.RECIPES[recipe](images, amp=amp, **chosen)
     plan = plan if lr is None else plan.with_lr(lr)
-    network, spec = _build(model, images, seed)
-    held = {"ddp": train.DDP(), "fsdp2": train.FSDP2()}[parallel]
-    execution = train.Execution(held, accumulate=accumulate, checkpointing=checkpointing)
-    with train.StopOnSignal() as stop:
+    network, spec = _build(model, images, seed, trust)
+    held = {"ddp": DDP(), "fsdp2": FSDP2()}[parallel]
+    execution = Execution(held, accumulate=accumulate, checkpointing=checkpointing)
+    with StopOnSignal() as stop:
         try:
             options = {"seed": seed, "device": place, "out": out, "resume": resume, "spec": spec, "stop": stop}
-            for epoch in train.train(network, images, plan, **options, execution=execution):
+            for epoch in train(network, images, plan, **options, execution=execution):
                 if team.rank == 0:
                     print(f"epoch {epoch.epoch}/{plan.epochs}  {epoch}", flush=True)
-        except train.Stopped as stopped:
+        except Stopped as stopped:
             if team.rank == 0:
                 print(f"pnnh train: {stopped}", file=sys.stderr)
-            return train.STOPPED_EXIT_CODE
+            return STOPPED_EXIT_CODE
     if team.rank:
         return 0
     print(f"{model} on {images.name}: test accuracy {100 * epoch.test_accuracy:.2f} %, saved in {out}")
     return 0
 
 
-def _build(model: str, images: Dataset, seed: int) -> tuple[nn.Module, dict[str, Any]]:
+def _build(model: str, images: Dataset, seed: int, trust: bool) -> tuple[nn.Module, dict[str, Any]]:
     """The network, fitted to the images where it is a timm name, and what a record says to build it again."""
     import timm
     import torch
 
-    from pnnh.cli._model import load_model
+    from pnnh.load import open_model
 
     torch.manual_seed(seed)
-    if (Path(model) / "record.json").is_file():
-        return load_model(model)[0], json.loads((Path(model) / "record.json").read_text())["model"]
+    if Path(model).is_dir():
+        loaded = open_model(model, trust=trust)
+        return loaded.model, loaded.record["model"]
     if ":" in model:
-        return load_model(model)[0], {"name": model, "kwargs": {}, "folder": str(Path.cwd())}
+        return open_model(model).model, {"name": model, "kwargs": {}}
     kwargs = {"num_classes": images.num_classes, "in_chans": images.channels}
-    network, _ = load_model(model, **kwargs, image_size=images.image_size)
+    network = open_model(model, **kwargs, image_size=images.image_size).model
     config = timm.get_pretrained_cfg(model, allow_unregistered=True)
     sized = {"img_size": images.image_size} if config is not None and config.fixed_input_size else {}
     return network, {"name": model, "kwargs": kwargs | sized}

@@ -4,7 +4,7 @@ from pnnh.report.bench import bench_page, bench_reading, of_work
 from pnnh.report.figure import COLOURS, draw
 from pnnh.report.markdown import markdown
 from pnnh.report.page import Page, Section, html
-from pnnh.report.table import Row, csv_text, json_text, show, terminal, write_text
+from pnnh.report.table import Row, csv_text, json_text, printable, show, terminal, write_text
 
 __all__ = [
     "COLOURS",
@@ -19,6 +19,7 @@ __all__ = [
     "json_text",
     "markdown",
     "of_work",
+    "printable",
     "show",
     "terminal",
     "write_text",

@@ -17,6 +17,7 @@ _STYLE = {
     "axes.titlesize": 10.5,
     "axes.titleweight": "bold",
     "legend.frameon": False,
+    "text.parse_math": False,  # a name may hold dollars
     "svg.fonttype": "path",
     "svg.hashsalt": "pnnh",
     "lines.linewidth": 1.8,

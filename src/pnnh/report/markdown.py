@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pnnh.report.table import Row, show
+from pnnh.report.table import Row, printable, show
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -23,4 +23,4 @@ def _is_number(value: object) -> bool:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return printable(text.replace("\n", " ")).replace("|", "\\|")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pnnh.report.table import Row, show
+from pnnh.report.table import Row, printable, show
 
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -75,5 +75,10 @@ def html(page: Page) -> str:
     """`page` as one HTML text that needs nothing else."""
     from jinja2 import Environment
 
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_printable)
     return environment.from_string(_TEMPLATE).render(page=page, show=show)
+
+
+def _printable(value: object) -> object:
+    """Texts without control characters; SVG, which is marked as safe, as it is."""
+    return printable(value) if type(value) is str else value

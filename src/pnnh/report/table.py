@@ -1,4 +1,4 @@
-"""Rows (dicts with the same keys) -> a terminal table, CSV, JSON. The rows' makers never print."""
+"""Rows (mappings with the same keys) as a terminal table, CSV or JSON, and files written whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 Row = Mapping[str, Any]
+NAME_WIDTH = 22  # columns that a name keeps before numbers do
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def show(value: Any) -> str:
@@ -30,25 +32,43 @@ def show(value: Any) -> str:
     return str(value)
 
 
-def terminal(rows: Sequence[Row], title: str = ""):
-    """A rich Table of `rows`; columns are the first row's keys."""
-    from rich.table import Table
+def printable(text: str) -> str:
+    """`text` on one line, with control characters and undecodable bytes of file names written as escapes."""
+    return "".join(
+        mark if mark.isprintable() else mark.encode("unicode_escape", "surrogatepass").decode() for mark in text
+    )
 
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+
+def terminal(rows: Sequence[Row], title: str = ""):
+    """A rich Table of `rows`; columns are the first row's keys. Nothing in a cell is read as markup."""
+    from rich.table import Table
+    from rich.text import Text
+
+    heading = Text(printable(title), style="italic") if title else None
+    table = Table(title=heading, title_justify="left", header_style="bold")
     for key in rows[0] if rows else ():
         numeric = all(isinstance(row.get(key), (int, float, type(None))) for row in rows)
-        table.add_column(key.replace("_", " "), justify="right" if numeric else "left")
+        least = None if numeric else min(NAME_WIDTH, max(len(show(row.get(key))) for row in rows))
+        name = Text(printable(key.replace("_", " ")))
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold", min_width=least)
     for row in rows:
-        table.add_row(*(show(value) for value in row.values()))
+        table.add_row(*(Text(printable(show(value))) for value in row.values()))
     return table
 
 
 def csv_text(rows: Sequence[Row]) -> str:
+    """The rows as CSV. A text that a spreadsheet would run as a formula gets an apostrophe in front."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _harmless(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _harmless(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return f"'{printable(value)}" if value.startswith(FORMULA) else printable(value)
 
 
 def json_text(value: Any) -> str:
@@ -72,7 +92,7 @@ def write_text(path: str | Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with open(partial, "w", encoding="utf-8") as file:
+        with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import inspect
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,19 +22,20 @@ from pnnh import __version__, report
 from pnnh.cli import COMMANDS, main, models
 from pnnh.models import imagenet_registry, registry, vit_registry
 
-FLAGS = {
-    "bench": "models preset batch_size image_size device amp mode layout pairs out",
-    "certify": "model strict image_size json",
-    "compare": "data methods depths epochs seeds out image_size limit batch_size lr recipe holdout family width patch "
+NET, SHOW = "weights image-size trust", "format"
+FLAGS = {  # all but MODEL and --help
+    "bench": f"preset batch-size device amp mode layout pairs out {NET} {SHOW}",
+    "certify": f"strict out {NET} {SHOW}",
+    "compare": "data methods depths epochs seeds out image-size limit batch-size lr recipe holdout family width patch "
     "device jobs",
-    "convert": "model form dry_run weights image_size out",
-    "diagnose": "model data images weights compare num image_size dists seed out",
-    "export": "model to out form data image_size",
-    "fuse": "model out form storage",
-    "hub": "model out fused",
-    "models": "",
-    "train": "model data out recipe epochs batch_size lr seed image_size channels limit device amp "
-    "parallel accumulate checkpointing resume",
+    "convert": f"form dry-run out {NET} {SHOW}",
+    "diagnose": f"data images num dists seed out {NET} {SHOW}",
+    "export": f"to out form data {NET} {SHOW}",
+    "fuse": f"out form {NET} {SHOW}",
+    "hub": "out",
+    "models": SHOW,
+    "train": "data out recipe epochs batch-size lr seed image-size channels limit device amp parallel accumulate "
+    "checkpointing resume trust",
 }
 QUICK = ["--depths", "8", "--epochs", "1", "--device", "cpu", "--jobs", "1"]
 
@@ -59,15 +63,36 @@ def test_the_table_is_the_folder():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_flags_are_few_and_every_one_is_explained(name, capsys):
-    run = importlib.import_module(f"pnnh.cli.{name}").run
-    assert list(inspect.signature(run).parameters) == FLAGS[name].split(), "a new flag: is there no other way?"
+def test_flags_are_few_explained_in_80_columns_and_of_one_style(name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     assert main([name, "--help"]) == 0
     shown = capsys.readouterr().out
-    for line in inspect.getdoc(run).splitlines()[0].split(";"):
-        assert line.split()[0] in shown
-    for flag in FLAGS[name].split():
-        assert f"{flag}:" in run.__doc__
+    flags = re.findall(r"^[^\w\n]{1,4}--([a-z][a-z-]*)", shown, re.MULTILINE)
+    assert sorted(flags) == sorted(FLAGS[name].split()), "a new flag: is there no other way?"
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "None" not in shown
+    assert "True,False" not in shown
+
+
+@pytest.mark.parametrize("words", [["--seeds", "0", "1", "2"], ["--seeds", "0,1,2"], ["--seeds", "0,1", "2", "2,0"]])
+def test_lists_take_words_and_commas_alike(words, monkeypatch):
+    assert called("compare", words, monkeypatch)["seeds"] == (0, 1, 2)
+
+
+def test_booleans_have_one_style(monkeypatch):
+    assert called("train", ["x", "--no-resume", "--checkpointing"], monkeypatch)["resume"] is False
+    assert called("train", ["x"], monkeypatch)["resume"] is True
+    assert called("certify", ["x", "y", "--strict", "--trust"], monkeypatch)["models"] == ("x", "y")
+
+
+def called(name: str, words: list[str], monkeypatch) -> dict:
+    """The arguments that a command gets for these words."""
+    module, seen = importlib.import_module(f"pnnh.cli.{name}"), {}
+    signature = inspect.signature(module.run)
+    note = functools.wraps(module.run)(lambda *args, **kwargs: seen.update(signature.bind(*args, **kwargs).arguments))
+    monkeypatch.setattr(module, "run", note)
+    assert main([name, *words]) == 0
+    return seen
 
 
 def test_usage_and_version(capsys):
@@ -87,9 +112,32 @@ def test_an_unknown_command_names_the_near_one(capsys):
     )
 
 
-def test_an_unknown_option_is_usage(capsys):
-    assert compare("--epoch", 3) == 2
+@pytest.mark.parametrize("words", [["--epoch", "3"], ["--depths", "deep"], ["--seeds", "x"], ["--lr", "fast"]])
+def test_words_that_do_not_parse_are_usage(capsys, words):
+    assert compare(*words) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_fault_of_ours_is_one_line_and_its_own_exit_code(capsys, monkeypatch):
+    monkeypatch.setattr("pnnh.cli.models.known", lambda: 1 / 0)
+    assert main(["models"]) == 70
+    assert capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setenv("PNNH_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        main(["models"])
+
+
+FORMATS = {
+    "markdown": lambda text: text.startswith("| model | depth |") and text.splitlines()[1].startswith("| ---"),
+    "csv": lambda text: text.startswith("model,depth,params,macs,input\n"),
+    "json": lambda text: json.loads(text)["rows"][0].keys() == {"model", "depth", "params", "macs", "input"},
+}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_table_can_be_pasted(form, capsys):
+    assert main(["models", "--format", form]) == 0
+    assert FORMATS[form](capsys.readouterr().out)
 
 
 @pytest.mark.parametrize(
@@ -97,8 +145,8 @@ def test_an_unknown_option_is_usage(capsys):
     [
         (["--methods", "plain,vgg"], "unknown method 'vgg'; choose from plain, residual, pnnh"),
         (["--depths", "21"], "depth 21 must be 6n + 2"),
-        (["--depths", "deep"], "depths 'deep' must be whole numbers"),
-        (["--seeds", "x"], "seeds 'x' must be whole numbers"),
+        (["--seeds", "-1"], "seed -1 must be between 0 and"),
+        (["--seeds", "99999999999999999999"], "seed 99999999999999999999 must be between 0 and"),
         (["--methods", ","], "at least one"),
         (["--data", "digit"], "did you mean 'digits'?"),
         (["--data", "folder:/nowhere"], "no folder /nowhere"),
@@ -152,7 +200,7 @@ def test_an_empty_class_is_named(tmp_path, capsys):
     images = folder(tmp_path / "images", {"cat": 3, "dog": 0}, {"cat": 1, "dog": 1})
     assert compare("--data", f"folder:{images}", "--out", tmp_path / "out") == 2
     says_one_line(capsys, "class 'dog'")
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_class_without_a_readable_image_is_a_failure(tmp_path, capsys):
@@ -160,7 +208,7 @@ def test_a_class_without_a_readable_image_is_a_failure(tmp_path, capsys):
     (images / "train" / "dog" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n, or so it seems")
     assert compare("--data", f"folder:{images}", "--out", tmp_path / "out") == 1
     assert "class 'dog'" in capsys.readouterr().err.splitlines()[-1]
-    assert not list((tmp_path / "out").iterdir())
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")

@@ -6,13 +6,25 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from test_convert import with_statistics
 from torch import nn
 
 import pnnh.models  # noqa: F401
+from pnnh import checkpoint
 from pnnh.cli import main
-from pnnh.cli._model import load_model
-from pnnh.train import checkpoint
+from pnnh.load import open_model
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    """Norms that have seen data, with statistics, scales and shifts of their own; eval mode."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, 0, 0.2)
+            module.num_batches_tracked.fill_(1)
+    return model.eval()
+
 
 KWARGS = {"num_classes": 10, "in_chans": 1, "depth": 14, "widths": [4, 8, 8]}
 
@@ -30,27 +42,25 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", ["dense", "structured"])
-@pytest.mark.parametrize("storage", ["fused", "shared"])
-def test_a_fused_checkpoint_comes_back_fused_in_its_form(trained, tmp_path, capsys, form, storage):
-    assert main(["fuse", str(trained), "--out", str(tmp_path / "f"), "--form", form, "--storage", storage]) == 0
+def test_a_fused_checkpoint_comes_back_fused_in_its_form(trained, tmp_path, capsys, form):
+    assert main(["fuse", str(trained), "--out", str(tmp_path / "f"), "--form", form]) == 0
     assert f"({form})" in capsys.readouterr().out
-    model, shape = load_model(str(tmp_path / "f"))
-    source, _ = load_model(str(trained))
-    assert shape == (1, 8, 8)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    wide = max(conv.in_channels for conv in model.modules() if isinstance(conv, nn.Conv2d))
+    fused, source = open_model(tmp_path / "f"), open_model(trained).model
+    assert fused.input_size == (1, 8, 8)
+    assert fused.trained
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.model.modules())
+    wide = max(conv.in_channels for conv in fused.model.modules() if isinstance(conv, nn.Conv2d))
     assert wide == (14 if form == "dense" else 8)  # dense layers read stream and learner side by side
-    images = torch.randn(5, *shape)
+    images = torch.randn(5, *fused.input_size)
     with torch.no_grad():
-        torch.testing.assert_close(model(images), source(images), rtol=1e-4, atol=1e-5)
-    stored = checkpoint.load(tmp_path / "f").tensors
-    assert any("running_mean" in name for name in stored) is (storage == "shared")
+        torch.testing.assert_close(fused.model(images), source(images), rtol=1e-4, atol=1e-5)
+    assert not any("running_mean" in name for name in checkpoint.load(tmp_path / "f").tensors)
 
 
 def test_certify_says_plain_by_its_exit_code(trained, tmp_path, capsys):
-    assert main(["certify", str(trained), "--json", str(tmp_path / "c.json")]) == 0
+    assert main(["certify", str(trained), "--out", str(tmp_path / "c.json")]) == 0
     assert "plain: 19 activations, 13 on every path to the end" in " ".join(capsys.readouterr().out.split())
-    found = json.loads((tmp_path / "c.json").read_text())
+    (found,) = json.loads((tmp_path / "c.json").read_text())
     assert (found["plain"], found["rows"]) == (True, [])
     assert main(["certify", "cifar_resnet_tiny"]) == 3
     assert "not plain: 3 joins" in capsys.readouterr().out
@@ -66,7 +76,10 @@ def test_convert_prints_the_cost_and_only_then_converts(tmp_path, capsys):
 
 def test_export_to_int8_shows_accuracy_before_and_after(trained, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
-    assert main(["export", str(trained), "--to", "int8", "--data", "digits", "--out", str(tmp_path)]) == 0
+    assert (
+        main(["export", str(trained), "--to", "int8", "--form", "dense", "--data", "digits", "--out", str(tmp_path)])
+        == 0
+    )
     shown = capsys.readouterr().out
     assert "int8 against float32 on digits" in shown
     facts = json.loads((tmp_path / f"{trained.name}.onnx.json").read_text())
@@ -107,14 +120,14 @@ BAD = {
         "unknown model 'pnnh_vit_tiny_or_not'",
     ),
     "classes": (
-        ["export", "test_cli_deploy:seven", "--to", "int8", "--data", "digits", "--image-size", "8", "--out", "OUT"],
+        ["export", f"{__name__}:seven", "--to", "int8", "--data", "digits", "--image-size", "8", "--out", "OUT"],
         "has 7 outputs, digits has 10 classes",
     ),
     "untrained": (["fuse", "pnnh_resnet_tiny", "--out", "OUT"], "stem.1: this norm has never seen data"),
     "nothing to fold": (["fuse", "vit_tiny_patch16_224", "--out", "OUT"], "nothing to fold"),
-    "suffix": (["convert", "resnet10t", "--out", "twin.tflite"], "must end in .onnx or .pt2"),
+    "suffix": (["convert", "resnet10t", "--out", "twin.tflite"], "must be a folder or end in .pt2 or .onnx"),
     "dry run with a file": (["convert", "resnet10t", "--dry-run", "--out", "t.onnx"], "a dry run writes nothing"),
-    "gate": (["convert", "test_cli_deploy:gated", "--image-size", "8"], "body.se: a gate multiplies"),
+    "gate": (["convert", f"{__name__}:gated", "--image-size", "8"], "body.se: a gate multiplies"),
     "no weights": (["convert", "resnet10t", "--weights", "none.safetensors"], "no weights file at none.safetensors"),
     "pickle": (["convert", "resnet10t", "--weights", "PICKLE"], "pickled checkpoints are not read"),
     "empty": (["certify", " "], "MODEL is empty"),
@@ -139,16 +152,30 @@ def test_a_request_that_cannot_be_met_is_one_line(trained, tmp_path, capsys, mon
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_of_a_function_is_found_again_and_names_its_home(tmp_path, capsys, monkeypatch):
-    (tmp_path / "my_nets.py").write_text("from torch import nn\n\ndef small():\n    return nn.Conv2d(1, 2, 3)\n")
+def test_a_checkpoint_does_not_name_code_to_run(tmp_path, capsys, monkeypatch):
+    """The function is given on the command line, or --trust; nothing is imported before."""
+    (tmp_path / "nets_of_mine.py").write_text(
+        "from pathlib import Path\nfrom torch import nn\n\nPath('ran').touch()\n\n"
+        "def small():\n    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())\n"
+    )
     monkeypatch.chdir(tmp_path)
-    model, _ = load_model("my_nets:small")
-    record = {"model": {"name": "my_nets:small", "kwargs": {}, "folder": str(tmp_path)}, "data": {"channels": 1}}
-    checkpoint.save(tmp_path / "run", model, record)
-    again, shape = load_model(str(tmp_path / "run"))
-    assert torch.equal(again.weight, model.weight)
-    assert shape[0] == 1
-    record["model"]["name"] = "gone_nets:small"
-    checkpoint.save(tmp_path / "run", model, record)
-    assert main(["certify", str(tmp_path / "run")]) == 2
-    assert f"it was trained in {tmp_path}" in capsys.readouterr().err
+    monkeypatch.syspath_prepend(tmp_path)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    record = {"model": {"name": "nets_of_mine:small", "kwargs": {}}, "data": {"channels": 1, "image_size": 8}}
+    checkpoint.save(tmp_path / "run", net, record)
+    assert main(["certify", "run"]) == 2
+    error = capsys.readouterr().err
+    assert "`nets_of_mine:small --weights run`, or --trust" in error
+    assert not (tmp_path / "ran").exists()
+    assert main(["certify", "run", "--trust"]) == 0
+    assert (tmp_path / "ran").exists()
+    given = open_model("nets_of_mine:small", weights="run", image_size=8)
+    assert torch.equal(given.model[0].weight, net[0].weight)
+
+
+def test_random_weights_are_exported_only_when_asked_for(tmp_path, capsys):
+    arguments = ["export", "pnnh_resnet_tiny", "--to", "pt2", "--image-size", "8", "--out", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "has random weights; give --weights FILE" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*arguments, "--weights", "random"]) in (0, 2)  # norms that have never seen data are not folded

@@ -7,8 +7,8 @@ import stat
 import pytest
 import torch
 
+from pnnh import checkpoint, load_model
 from pnnh.cli import main
-from pnnh.train import checkpoint
 
 ARGUMENTS = ["--limit", "60", "--image-size", "8", "--batch-size", "30", "--device", "cpu"]
 
@@ -23,9 +23,7 @@ def test_train_writes_a_model_every_command_can_load(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "epoch 2/2" in text
     assert "test accuracy" in text
-    from pnnh.cli._model import load_model
-
-    model, _ = load_model(str(out))
+    model = load_model(out)
     found = checkpoint.load(out)
     assert all(torch.equal(value, found.tensors[name]) for name, value in model.state_dict().items())
     assert found.record["model"]["name"] == "pnnh_resnet_tiny"
@@ -50,8 +48,8 @@ def test_train_writes_a_model_every_command_can_load(tmp_path, capsys):
         (["pnnh_resnet_tiny", "--data", "folder:/nowhere"], 2, "no folder /nowhere"),
         (["pnnh_resnet_tiny", "--device", "abacus"], 2, "device 'abacus' is not available"),
         (["torch.nn:Identity"], 2, "no parameter to train"),
-        (["test_cli_train:three_channel_net"], 2, "images have 1 channel(s), the model takes 3"),
-        (["test_cli_train:exploding_net", "--epochs", "1"], 1, "first in layer '1' (Explode)"),
+        ([f"{__name__}:three_channel_net"], 2, "images have 1 channel(s), the model takes 3"),
+        ([f"{__name__}:exploding_net", "--epochs", "1"], 1, "first in layer '1' (Explode)"),
     ],
 )
 def test_bad_requests_are_one_line_and_write_no_model(tmp_path, capsys, monkeypatch, arguments, code, message):
