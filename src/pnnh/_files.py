@@ -1,12 +1,14 @@
-"""Files that are written whole or not at all, and their SHA-256."""
+"""Files that are written whole or not at all, their SHA-256, and published files fetched once."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import urllib.error
+import urllib.request
 from pathlib import Path
 
-from pnnh._errors import UsageError
+from pnnh._errors import RunError, UsageError
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -59,3 +61,23 @@ def sha256_file(path: Path) -> str:
     """The SHA-256 of the file `path` in hexadecimal digits, read in pieces. Raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(host: str, name: str, sha256: str | None, folder: Path) -> Path:
+    """The file folder/name, downloaded from `host` (or PNNH_MIRROR) if it is not there.
+
+    Raises RunError with the way out if it cannot be had, or if it has another SHA-256 than one that is given.
+    """
+    path = folder / name
+    url = f"{(os.environ.get('PNNH_MIRROR') or host).rstrip('/')}/{name}"
+    if not path.is_file():
+        way_out = f"put {name} into {folder}, set PNNH_MIRROR, or use digits, which needs no download"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with urllib.request.urlopen(url, timeout=20) as source:
+                write_bytes(path, source.read())
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            raise RunError(f"cannot download {url} ({getattr(error, 'reason', error)}); {way_out}") from None
+    if sha256 is not None and sha256_file(path) != sha256:
+        raise RunError(f"{path} is not the published file (SHA-256 differs); remove it and try again")
+    return path

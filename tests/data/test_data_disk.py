@@ -131,10 +131,10 @@ def test_broken_images_are_left_out_counted_and_named(folder, tmp_path, caplog):
     assert all(n % 2 == label for n, label in zip(numbers(torch.cat(images)), torch.cat(labels).tolist(), strict=True))
     assert evaluate(net(), data).num_images == 6
     assert data.to_dict()["notes"] == [
-        "1 image(s) of train could not be decoded: even/04.png",
-        "1 image(s) of val could not be decoded: odd/13.png",
+        "1 image(s) of train cannot be read: even/04.png",
+        "1 image(s) of val cannot be read: odd/13.png",
     ]
-    assert caplog.text.count("cannot be decoded, left out: even/04.png") == 1
+    assert caplog.text.count("cannot be read, left out: even/04.png") == 1
 
 
 def test_a_dead_worker_is_reported(folder, monkeypatch):

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import logging
+import shutil
 import tarfile
 from dataclasses import replace
 
@@ -12,9 +13,10 @@ import torch
 from PIL import Image
 
 from pnnh._errors import RunError, UsageError
+from pnnh._files import fetch
 from pnnh.data import folder, load_data, sources, stratified
-from pnnh.data.fetch import fetch
 from pnnh.data.load import pixel_statistics
+from pnnh.data.types import cache_dir
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +52,7 @@ def test_digits_is_the_published_set_split_once():
 
 def test_digits_agree_with_scikit_learn(tmp_path):
     theirs = pytest.importorskip("sklearn.datasets").load_digits()
-    ours = sources.digits(tmp_path, 8)
+    ours = sources.digits(8)
     images = torch.cat([ours.train.images, ours.test.images]).reshape(-1, 64).tolist()
     labels = torch.cat([ours.train.labels, ours.test.labels]).tolist()
     scaled = np.rint(theirs.data * 255 / 16).astype(int).tolist()
@@ -139,10 +141,10 @@ def test_folder_takes_small_square_images_at_their_own_size(tmp_path):
 
 def test_folder_is_decoded_once_until_a_file_changes(photos, monkeypatch):
     first = load_data(f"folder:{photos}", image_size=8)
-    decode = folder._decode
-    monkeypatch.setattr(folder, "_decode", lambda *_: pytest.fail("decoded twice"))
+    decode = folder._fitted
+    monkeypatch.setattr(folder, "_fitted", lambda *_: pytest.fail("decoded twice"))
     assert load_data(f"folder:{photos}", image_size=8).sha256 == first.sha256
-    monkeypatch.setattr(folder, "_decode", decode)
+    monkeypatch.setattr(folder, "_fitted", decode)
     picture(photos / "train" / "ant" / "0.png", 77, size=(12, 8))
     assert load_data(f"folder:{photos}", image_size=8).train.images[0, 0, 4, 4] == 77
 
@@ -152,8 +154,10 @@ def test_a_broken_cache_is_decoded_again(photos, tmp_path):
     stores = list((tmp_path / "cache" / "decoded").glob("*/images.npy"))
     assert len(stores) == 2
     for store in stores:
-        store.write_bytes(store.read_bytes()[:150])
-    assert load_data(f"folder:{photos}", image_size=8).sha256 == first
+        whole = store.read_bytes()
+        for damaged in (whole[:150], whole[:-1] + bytes([whole[-1] ^ 1])):
+            store.write_bytes(damaged)
+            assert load_data(f"folder:{photos}", image_size=8).sha256 == first
 
 
 def test_folder_works_where_the_cache_cannot_be_written(photos, tmp_path, monkeypatch, caplog):
@@ -174,14 +178,18 @@ def test_broken_images_are_counted_and_named_also_from_the_cache(photos, caplog)
         assert data.train.labels.tolist() == [0, 0, 0, 1, 1]
         assert data.train.images[:, 0, 4, 4].tolist() == [0, 1, 2, 101, 102]
         assert len(data.test) == 3
-        assert data.notes == ("2 image(s) could not be decoded and are left out: train/bee/0.png, test/ant/0.png",)
+        left_out = "1 image(s) cannot be read and are left out"
+        assert data.to_dict()["notes"] == list(data.notes) == [
+            f"{left_out}: train/bee/0.png (damaged or not an image)",
+            f"{left_out}: test/ant/0.png (damaged or not an image)",
+        ]
     assert "train/bee/0.png" in caplog.text
 
 
 def test_a_class_without_readable_images_is_an_error(photos):
     for path in (photos / "test" / "bee").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(RunError, match=r"class 'bee' in .*test has no image that can be decoded"):
+    with pytest.raises(RunError, match=r"class 'bee' in .*test has no image that can be read"):
         load_data(f"folder:{photos}", image_size=8)
 
 
@@ -201,36 +209,44 @@ def test_wrong_layouts_are_one_line_each(photos):
     assert "has no test folder" in complaint()
 
 
-def cifar_folder(root, label_bytes, names, per_file=2):
-    """Files of records whose pixels count up; labels are the number of the record."""
-    root.mkdir(parents=True)
-    number = 0
-    for name in names:
-        data = b""
-        for _ in range(per_file):
-            data += bytes([99] * (label_bytes - 1) + [number]) + bytes([number]) * 1024 + bytes([7]) * 2048
-            number += 1
-        (root / name).write_bytes(data)
-
-
 CIFAR10_FILES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
 
 
-def test_cifar_records_are_labels_then_planes(tmp_path):
-    cifar_folder(tmp_path / "cifar-10-batches-bin", 1, CIFAR10_FILES, per_file=1)
-    data = load_data("cifar10", root=tmp_path)
-    assert data.train.labels.tolist() == [0, 1, 2, 3, 4]
-    assert data.train.images[3, :, 0, 0].tolist() == [3, 7, 7]
-    assert (data.test.labels.tolist(), data.classes[5]) == ([5], "dog")
-    cifar_folder(tmp_path / "cifar-100-binary", 2, ["train.bin", "test.bin"])
+def records(root, names, label_bytes=1, per_file=1):
+    """Binary files whose pixels count up; labels are the number of the record."""
+    root.mkdir(parents=True)
+    for first, name in zip(range(0, per_file * len(names), per_file), names, strict=True):
+        numbers = range(first, first + per_file)
+        parts = [bytes([99] * (label_bytes - 1) + [n]) + bytes([n]) * 1024 + bytes([7]) * 2048 for n in numbers]
+        (root / name).write_bytes(b"".join(parts))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """The published CIFAR sets, as if they had five and two training images."""
+    ten = replace(sources.CIFAR10, num_train=5, num_test=1, content="")
+    hundred = replace(sources.CIFAR100, num_train=2, num_test=2, content="")
+    monkeypatch.setattr(sources, "CIFAR10", ten)
+    monkeypatch.setattr(sources, "CIFAR100", hundred)
+    return ten
+
+
+def test_cifar_records_are_labels_then_planes(tmp_path, small):
+    records(tmp_path / "cifar-10-batches-bin", CIFAR10_FILES)
+    for spec, root in (("cifar10", tmp_path), (f"cifar10:{tmp_path}", None)):
+        data = load_data(spec, root=root)
+        assert data.train.labels.tolist() == [0, 1, 2, 3, 4]
+        assert data.train.images[3, :, 0, 0].tolist() == [3, 7, 7]
+        assert (data.test.labels.tolist(), data.classes[5]) == ([5], "dog")
+    records(tmp_path / "cifar-100-binary", ["train.bin", "test.bin"], 2, per_file=2)
     fine = load_data("cifar100", root=tmp_path)
     assert fine.train.labels.tolist() == [0, 1]
     assert fine.test.images[1, :, 31, 31].tolist() == [3, 7, 7]
     assert fine.num_classes == 100
 
 
-def test_a_short_cifar_file_is_an_error(tmp_path):
-    cifar_folder(tmp_path / "cifar-10-batches-bin", 1, CIFAR10_FILES, per_file=1)
+def test_a_short_cifar_file_is_an_error(tmp_path, small):
+    records(tmp_path / "cifar-10-batches-bin", CIFAR10_FILES)
     path = tmp_path / "cifar-10-batches-bin" / "data_batch_4.bin"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(RunError, match=r"data_batch_4.bin is missing or cut short"):
@@ -240,15 +256,65 @@ def test_a_short_cifar_file_is_an_error(tmp_path):
         load_data("cifar10", root=tmp_path)
 
 
-def test_cifar_as_class_folders(tmp_path):
+def test_unpacked_cifar_files_are_hashed(tmp_path, monkeypatch, small):
+    records(tmp_path / "cifar-10-batches-bin", CIFAR10_FILES)
+    content = sources.content_sha256(sources.known("cifar10", tmp_path, tmp_path))
+    monkeypatch.setattr(sources, "CIFAR10", replace(small, content=content))
+    assert len(load_data("cifar10", root=tmp_path).train) == 5
+    path = tmp_path / "cifar-10-batches-bin" / "data_batch_2.bin"
+    for place in (0, 77):  # a label, a pixel
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(RunError, match="does not hold the original pixels and labels of cifar10"):
+            load_data("cifar10", root=tmp_path)
+
+
+def test_the_content_of_a_set_is_the_same_in_any_order():
+    data = sources.digits(8)
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
+    shuffled = replace(data, train=data.train.take(order))
+    assert sources.content_sha256(shuffled) == sources.content_sha256(data)
+    labels = data.train.labels.clone()
+    labels[:2] = labels[:2].flip(0)
+    assert labels.tolist() != data.train.labels.tolist()
+    assert sources.content_sha256(replace(data, train=replace(data.train, labels=labels))) != sources.content_sha256(
+        data
+    )
+
+
+def test_a_known_set_is_complete_or_refused(tmp_path, small):
+    for part, count in (("train", 5), ("test", 1)):
+        for number in range(10):
+            for i in range(count):
+                picture(tmp_path / "cifar10" / part / f"class{number}" / f"image{i}.png", i, size=(32, 32))
+    with pytest.raises(RunError, match=r"cifar10 has 50 training images, cifar10 has 5; .* folder:"):
+        load_data("cifar10", root=tmp_path)
     for part in ("train", "test"):
-        picture(tmp_path / "cifar10" / part / "cat" / "0.png", 9, size=(32, 32))
-    data = load_data("cifar10", root=tmp_path)
-    assert (data.name, data.image_size) == ("cifar10 (images in folders)", 32)
+        for number in range(5):
+            shutil.rmtree(tmp_path / "cifar10" / part / f"class{number}")
+    with pytest.raises(RunError, match=r"cifar10 has 5 classes, cifar10 has 10"):
+        load_data(f"cifar10:{tmp_path / 'cifar10'}")
+    with pytest.raises(UsageError, match=r"no imagenette64 in .*give imagenette64:PATH"):
+        load_data("imagenette64", root=tmp_path)
+    with pytest.raises(UsageError, match=r"no folder /nowhere"):
+        load_data("cifar10:/nowhere")
 
 
-def test_cifar_archive_from_a_mirror_is_checked_then_read(tmp_path, monkeypatch):
-    cifar_folder(tmp_path / "made" / "cifar-10-batches-bin", 1, CIFAR10_FILES, per_file=1)
+ORIGINALS = cache_dir()  # before the tests have a cache of their own
+
+
+@pytest.mark.skipif(not (ORIGINALS / "cifar100" / "train").is_dir(), reason="no CIFAR-100 on this machine")
+def test_the_original_cifar100(tmp_path):
+    data = load_data("cifar100", root=ORIGINALS)
+    assert (len(data.train), len(data.test), data.classes[0]) == (50_000, 10_000, "apple")
+    assert data.test.labels.bincount().tolist() == [100] * 100
+    published = torch.tensor([129.304166, 124.069963, 112.434050, 68.170243, 65.391808, 70.418370], dtype=torch.float64)
+    torch.testing.assert_close(255 * torch.tensor([*data.mean, *data.std], dtype=torch.float64), published)
+
+
+def test_cifar_archive_from_a_mirror_is_checked_then_read(tmp_path, monkeypatch, small):
+    records(tmp_path / "made" / "cifar-10-batches-bin", CIFAR10_FILES)
     archive = tmp_path / "mirror" / "cifar-10-binary.tar.gz"
     archive.parent.mkdir()
     with tarfile.open(archive, "w:gz") as file:
@@ -257,7 +323,7 @@ def test_cifar_archive_from_a_mirror_is_checked_then_read(tmp_path, monkeypatch)
     with pytest.raises(RunError, match="is not the published file"):
         load_data("cifar10", root=tmp_path / "root")
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    monkeypatch.setattr(sources, "CIFAR10", replace(sources.CIFAR10, sha256=digest))
+    monkeypatch.setattr(sources, "CIFAR10", replace(small, archive_sha256=digest))
     assert load_data("cifar10", root=tmp_path / "root").train.labels.tolist() == [0, 1, 2, 3, 4]
 
 

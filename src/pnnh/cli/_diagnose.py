@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from pnnh import __version__, report
-from pnnh._errors import RunError, UsageError
+from pnnh._errors import UsageError
 from pnnh.analysis import Dissipation
+from pnnh.data.load import NAMES
 from pnnh.load import Loaded
 from pnnh.report.dissipation import dissipation_page, reading
 
 COLUMNS = {"depth": "#", "layer": "layer", "survival": "alive", "dead": "dead"}
 COLUMNS |= {"r2": "R²", "r2_high": "R² noise", "cka": "CKA", "cka_high": "CKA noise", "growth": "grad x"}
-DATA = ("digits", "cifar10", "cifar100", "fashion-mnist")
 NOT_COMPUTED = "not computed"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif", ".tif", ".tiff")
 
 
 def images_for(loaded: Loaded, *, data: str | None, folder: Path | None, num: int, seed: int) -> Tensor:
@@ -34,8 +33,8 @@ def images_for(loaded: Loaded, *, data: str | None, folder: Path | None, num: in
 def _own_data(loaded: Loaded) -> str:
     """What a checkpoint was trained on; digits for what is no checkpoint."""
     name = str((loaded.record.get("data") or {}).get("name")) if loaded.record else "digits"
-    known = name.partition(" ")[0]  # "cifar10 (images in folders)" is cifar10
-    if known not in DATA:
+    known = name.partition(" ")[0]  # "digits (144 training images held out)" is digits
+    if known not in NAMES:
         raise UsageError(f"{loaded.name} was trained on {name}: say where its images are, with --data or --images")
     return known
 
@@ -57,24 +56,15 @@ def _from_data(spec: str, shape: tuple[int, int, int], num: int, seed: int) -> T
 
 
 def _from_folder(folder: Path, shape: tuple[int, int, int], num: int) -> Tensor:
-    """The first `num` image files below `folder`: cropped to the middle, resized, normalised by their statistics."""
-    import numpy
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    """The first `num` images below `folder`: cropped to the middle, resized, normalised by their statistics."""
+    from pnnh.data.folder import read_pictures
 
     if not folder.is_dir():
-        raise UsageError(f"no directory at {folder}; --images takes a directory of {', '.join(SUFFIXES)} files")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)[:num]
-    if len(files) < 8:
-        raise UsageError(f"{folder} holds {len(files)} image file(s); a diagnosis needs at least 8")
-    pictures = []
-    for file in files:
-        try:
-            with Image.open(file) as image:
-                square = ImageOps.fit(image.convert("L" if shape[0] == 1 else "RGB"), (shape[2], shape[1]))
-        except (UnidentifiedImageError, OSError) as error:
-            raise RunError(f"{file} cannot be read as an image: {error}") from error
-        pictures.append(torch.from_numpy(numpy.array(square)).reshape(shape[1], shape[2], -1).permute(2, 0, 1))
-    images = torch.stack(pictures).float() / 255
+        raise UsageError(f"no directory at {folder}; --images takes a directory of image files")
+    channels, height, width = shape
+    images = read_pictures(folder, num, size=(width, height), channels=channels).float() / 255
+    if len(images) < 8:
+        raise UsageError(f"{folder} holds {len(images)} readable image file(s); a diagnosis needs at least 8")
     return (images - images.mean((0, 2, 3), keepdim=True)) / images.std((0, 2, 3), keepdim=True).clamp(min=1e-3)
 
 

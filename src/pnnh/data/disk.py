@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from pnnh._errors import RunError, UsageError
+from pnnh.data import pictures, strips
 from pnnh.data.augment import numbered
-from pnnh.data.folder import UNDECODABLE, listings
+from pnnh.data.folder import layout_notes, listings
 from pnnh.data.types import Dataset
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -39,21 +40,24 @@ def open_folder(path: Path, *, image_size: int | None = None, channels: int | No
     if channels == 1:
         raise UsageError("imagefolder: gives 3 channels; for 1 use folder:PATH")
     classes, *parts = listings(path)
+    if strips.tile_of(parts[0].root, parts[0].files, parts[0].labels):
+        raise UsageError(f"{path} holds strips, many images in a file; read them with folder:{path}")
     train, test = (
-        Files(part.root, part.files, torch.tensor(part.labels), image_size or 224, part.key) for part in parts
+        Files(part.root, part.files, torch.tensor(part.labels), image_size or 224, part.notes) for part in parts
     )
-    return Dataset(f"imagefolder:{path.name}", classes, train, test, IMAGENET_MEAN, IMAGENET_STD)
+    name = f"imagefolder:{pictures.shown(path.name)}"
+    return Dataset(name, classes, train, test, IMAGENET_MEAN, IMAGENET_STD, about=layout_notes(path, classes))
 
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """Image files below `root` with labels int64 [N]; three channels. `broken` collects those that do not decode."""
+    """Image files below `root` with labels int64 [N]; three channels. `broken` collects those that cannot be read."""
 
     root: Path
     files: tuple[str, ...]
     labels: Tensor
     image_size: int
-    key: str = ""
+    listed: tuple[str, ...] = ()
     broken: set[str] = field(default_factory=set)
 
     def __len__(self) -> int:
@@ -65,10 +69,9 @@ class Files:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        names, part = sorted(self.broken), self.root.name
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        text = f"{len(names)} image(s) of {part} could not be decoded: {', '.join(names[:5])}{more}"
-        return (text,) if names else ()
+        names = sorted(self.broken)
+        text = f"{len(names)} image(s) of {self.root.name} cannot be read: {pictures.some(names)}"
+        return (*self.listed, *([text] if names else []))
 
     def take(self, index: Tensor) -> Files:
         return replace(self, files=tuple(self.files[i] for i in index.tolist()), labels=self.labels[index])
@@ -78,7 +81,7 @@ class Files:
         return torch.cat(parts) if parts else torch.zeros(0, *self.shape, dtype=torch.uint8)
 
     def batches(self, batch_size: int, rank: int = 0, size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images scaled and cropped to their centre; those that cannot be decoded are left out."""
+        """Images scaled and cropped to their centre; those that cannot be read are left out."""
         keys = [(0, index) for index in range(rank, len(self), size)]
         decoder = Decoder(self, evaluation_transform(self.image_size), seed=0)
         parts = [keys[start : start + batch_size] for start in range(0, len(keys), batch_size)]
@@ -88,15 +91,15 @@ class Files:
                 yield pixels[good], labels[good]
 
     def report(self, indices: Tensor) -> None:
-        """Note that the images at `indices` could not be decoded."""
+        """Note that the images at `indices` cannot be read."""
         for file in {self.files[index] for index in indices.tolist()} - self.broken:
             self.broken.add(file)
-            _log.warning("cannot be decoded, left out: %s", file)
+            _log.warning("cannot be read, left out: %s", pictures.shown(file))
 
     def content(self) -> Iterator[bytes]:
         yield f"{self.image_size} {len(self)}\n".encode()
         for file, label in zip(self.files, self.labels.tolist(), strict=True):
-            yield f"{file} {label}\n".encode(errors="surrogateescape")
+            yield os.fsencode(f"{file} {label}\n")
 
 
 class Decoder(TorchDataset):
@@ -108,9 +111,9 @@ class Decoder(TorchDataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int, bool, int]:
         epoch, index = key
         try:
-            with Image.open(self.files.root / self.files.files[index]) as image:
-                image = image.convert("RGB")
-        except UNDECODABLE:
+            with pictures.silently():
+                image, _ = pictures.load(self.files.root / self.files.files[index], "RGB")
+        except pictures.Unreadable:
             return self.transform(Image.new("RGB", (8, 8))), 0, False, index
         with drawing_from(numbered(self.seed, f"image {epoch}", index, "cpu").initial_seed()):
             return self.transform(image), int(self.files.labels[index]), True, index

@@ -15,12 +15,8 @@ from pnnh.data.disk import open_folder
 from pnnh.data.folder import read_folder
 from pnnh.data.types import Dataset, Source, Split, cache_dir, resize
 
-NAMED = {
-    "digits": sources.digits,
-    "cifar10": sources.cifar10,
-    "cifar100": sources.cifar100,
-    "fashion-mnist": sources.fashion_mnist,
-}
+NAMES = ("digits", "cifar10", "cifar100", "fashion-mnist", "imagenette64")
+LAYOUT = "with train/CLASS/*.jpg and test/CLASS/*.jpg"
 
 
 def load_data(
@@ -32,9 +28,10 @@ def load_data(
     limit: int | None = None,
     held_out: int | None = None,
 ) -> Dataset:
-    """Read `digits`, `cifar10`, `cifar100`, `fashion-mnist` or `folder:PATH` into memory.
+    """Read `digits`, `cifar10`, `cifar100`, `fashion-mnist`, `imagenette64` or `folder:PATH` into memory.
 
-    The images of `imagefolder:PATH` stay on disk and are decoded as they are needed.
+    `cifar10:PATH` (and cifar100, imagenette64) reads the set from a folder in its original files, class folders or
+    strips. The images of `imagefolder:PATH` stay on disk and are decoded as they are needed.
 
     root: directory searched first (default: PNNH_CACHE or ~/.cache/pnnh).
     image_size: pixels a side; default the data's own (digits: 16, up from 8).
@@ -49,31 +46,37 @@ def load_data(
         raise UsageError(f"channels {channels} must be 1 or 3")
     kind, colon, path = spec.partition(":")
     if colon and not path:
-        raise UsageError(f"{kind}: needs a path, e.g. {kind}:photos (with train/CLASS/*.jpg and test/CLASS/*.jpg)")
-    if kind == "imagefolder" and path:
-        data = open_folder(Path(path).expanduser(), image_size=image_size, channels=channels)
+        raise UsageError(f"{kind}: needs a path, e.g. {kind}:photos ({LAYOUT})")
+    here = Path(path).expanduser() if path else None
+    if kind == "imagefolder" and here:
+        data = open_folder(here, image_size=image_size, channels=channels)
     else:
-        data = counted(_read(spec, Path(root) if root else cache_dir(), image_size, channels), image_size, channels)
+        source = _read(spec, kind, here, Path(root) if root else cache_dir(), image_size, channels)
+        data = counted(source, image_size, channels)
     data = data if held_out is None else data.hold_out(held_out)
     return data if limit is None else data.limit(limit)
 
 
-def _read(spec: str, root: Path, image_size: int | None, channels: int | None) -> Source:
-    kind, colon, path = spec.partition(":")
-    if kind == "folder" and path:
-        return read_folder(Path(path).expanduser(), image_size=image_size, channels=channels or 3)
-    if colon or kind not in NAMED:
-        near = difflib.get_close_matches(kind, NAMED, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise UsageError(f"unknown data {spec!r}{hint}; use {', '.join(NAMED)}, folder:PATH or imagefolder:PATH")
-    return NAMED[kind](root, image_size)
+def _read(spec: str, kind: str, path: Path | None, root: Path, image_size: int | None, channels: int | None) -> Source:
+    match kind:
+        case "folder" if path:
+            return read_folder(path, image_size=image_size, channels=channels or 3)
+        case "cifar10" | "cifar100" | "imagenette64":
+            return sources.known(kind, path, root)
+        case "fashion-mnist" if path is None:
+            return sources.fashion_mnist(root)
+        case "digits" if path is None:
+            return sources.digits(image_size or 16)
+    near = difflib.get_close_matches(kind, NAMES, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise UsageError(f"unknown data {spec!r}{hint}; use {', '.join(NAMES)}, folder:PATH or imagefolder:PATH")
 
 
 def counted(source: Source, image_size: int | None = None, channels: int | None = None) -> Dataset:
     """`source` at the size and with the channels asked for, with its pixel statistics."""
     train, test = (_shaped(split, image_size, channels) for split in (source.train, source.test))
     mean, std = pixel_statistics(train.images)
-    return Dataset(source.name, source.classes, train, test, mean, std, source.flip, source.notes)
+    return Dataset(source.name, source.classes, train, test, mean, std, source.flip, source.about)
 
 
 def _shaped(split: Split, image_size: int | None, channels: int | None) -> Split:

@@ -94,7 +94,7 @@ class Dataset:
 
     mean, std: per channel, in units of 1 (pixel 255 is 1.0).
     flip: a mirrored image is still one of its class.
-    notes: what a record must say about the data, beside the notes of the splits.
+    about: what a record must say about the data as a whole; `notes` adds what it must say of the splits.
     """
 
     name: str
@@ -104,7 +104,11 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     flip: bool = True
-    notes: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.about, *self.train.notes, *self.test.notes)))
 
     @property
     def num_classes(self) -> int:
@@ -154,7 +158,7 @@ class Dataset:
             "num_classes": self.num_classes,
             "channels": self.channels,
             "image_size": self.image_size,
-            "notes": [*self.notes, *self.train.notes, *self.test.notes],
+            "notes": list(self.notes),
         }
 
 
@@ -167,7 +171,7 @@ class Source:
     train: Split
     test: Split
     flip: bool = True
-    notes: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
 
 
 def cache_dir() -> Path:
