@@ -179,10 +179,14 @@ def test_broken_images_are_counted_and_named_also_from_the_cache(photos, caplog)
         assert data.train.images[:, 0, 4, 4].tolist() == [0, 1, 2, 101, 102]
         assert len(data.test) == 3
         left_out = "1 image(s) cannot be read and are left out"
-        assert data.to_dict()["notes"] == list(data.notes) == [
-            f"{left_out}: train/bee/0.png (damaged or not an image)",
-            f"{left_out}: test/ant/0.png (damaged or not an image)",
-        ]
+        assert (
+            data.to_dict()["notes"]
+            == list(data.notes)
+            == [
+                f"{left_out}: train/bee/0.png (damaged or not an image)",
+                f"{left_out}: test/ant/0.png (damaged or not an image)",
+            ]
+        )
     assert "train/bee/0.png" in caplog.text
 
 
