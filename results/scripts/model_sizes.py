@@ -8,11 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from pnnh.cli.models import counted
-from pnnh.models import imagenet_registry, registry, vit_registry
+from pnnh.models.registry import MODELS
 from pnnh.report import csv_text, write_text
 
 TABLE = Path(__file__).resolve().parents[2] / "src" / "pnnh" / "models" / "sizes.csv"
 
 if __name__ == "__main__":
-    names = (*registry.SPECS, *imagenet_registry.NETS, *vit_registry.SPECS)
-    write_text(TABLE, csv_text([counted(name) for name in names]))
+    write_text(TABLE, csv_text([counted(name) for name in MODELS]))

@@ -20,7 +20,7 @@ from PIL import Image
 import pnnh.cli
 from pnnh import __version__, report
 from pnnh.cli import COMMANDS, main, models
-from pnnh.models import imagenet_registry, registry, vit_registry
+from pnnh.models import registry
 
 NET, SHOW = "weights image-size trust", "format"
 FLAGS = {  # all but MODEL and --help
@@ -268,7 +268,7 @@ SMALL = ("_tiny", "_test", "_test_patch4_16", "pnnh_resnet20", "pnnh_resnet44", 
 def test_the_list_of_models_is_the_registry_and_its_figures_are_counted():
     """All names; the figures of a net of every family and of every rule for its widths."""
     table = {row["model"]: row for row in models.known()}
-    assert list(table) == [*registry.SPECS, *imagenet_registry.NETS, *vit_registry.SPECS]
+    assert list(table) == list(registry.MODELS)
     for name in table:
         if name.endswith(SMALL):
             assert models.counted(name) == table[name], "run python results/scripts/model_sizes.py"

@@ -2,8 +2,18 @@
 
 from timm import create_model
 
-from pnnh.models import imagenet_registry, registry, vit_registry
-from pnnh.models.cifar import CifarNet, CifarResNet, PlainResNet, PnnhResNet, layers_per_stage
+from pnnh.models import registry
+from pnnh.models.cifar import (
+    CifarNet,
+    CifarResNet,
+    NarrowResNet,
+    PlainResNet,
+    PnnhResNet,
+    SameBlockResNet,
+    SharedResNet,
+    ShortResNet,
+    layers_per_stage,
+)
 from pnnh.models.imagenet import PlainBottleneckImagenet, PlainImagenet, PnnhImagenet
 from pnnh.models.rivals import DiracNet, IsoNet, RepVgg, TatNet
 from pnnh.models.vit import CutSkipVit, PlainVit, PnnhVit
@@ -14,6 +24,7 @@ __all__ = [
     "CutSkipVit",
     "DiracNet",
     "IsoNet",
+    "NarrowResNet",
     "PlainBottleneckImagenet",
     "PlainImagenet",
     "PlainResNet",
@@ -22,10 +33,11 @@ __all__ = [
     "PnnhResNet",
     "PnnhVit",
     "RepVgg",
+    "SameBlockResNet",
+    "SharedResNet",
+    "ShortResNet",
     "TatNet",
     "create_model",
-    "imagenet_registry",
     "layers_per_stage",
     "registry",
-    "vit_registry",
 ]

@@ -1,14 +1,23 @@
-"""The twins' stages: a chain of plain convolutions, and He et al.'s basic residual blocks with option-A shortcuts.
+"""The stages of the nets that a PNNH net is compared with: plain chains and residual blocks.
 
-Both have the call shape of a plain stage, x [B, in, H, W] -> [B, C, H / stride, W / stride], and equal parameters.
+Every stage maps x [B, in, H, W] to [B, C, H / stride, W / stride], as a plain stage of `pnnh.layers` does.
+
+    ChainStage            conv-norm-relu, no shortcut
+    BottleneckChainStage  the same with 1x1, 3x3, 1x1
+    ResidualStage         He et al.'s basic blocks, shortcuts without parameters (option A)
+    SharedResidualStage   the same, the second convolution of a block shared by the stage
+    SameBlockStage        a PNNH net's blocks, made residual: their stream skips the activations it only passes
 """
 
 from __future__ import annotations
 
+from itertools import cycle
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pnnh.layers import LearnerConv
+from pnnh.layers import AlternatingStage, CoderConv, LearnerConv, PlainOptions, Transition
+from pnnh.layers.coder import coders
 
 
 class ConvNormAct(nn.Sequential):
@@ -20,7 +29,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class ChainStage(nn.Sequential):
-    """`num_layers` of conv-norm-relu, nothing else: the plain net of He et al. 2015."""
+    """`num_layers` of conv-norm-relu in a chain: a stage of the plain net of He et al. 2015."""
 
     def __init__(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int = 1):
         first = ConvNormAct(in_chans, out_chans, stride=stride)
@@ -41,19 +50,20 @@ class BottleneckChainStage(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """relu(shortcut(x) + norm(conv(relu(norm(conv(x)))))); the shortcut subsamples and zero-pads (option A)."""
+    """relu(shortcut(x) + norm(conv(relu(norm(conv(x)))))), the second norm's scale starting at `gain`."""
 
-    def __init__(self, in_chans: int, out_chans: int, *, stride: int = 1):
+    def __init__(self, in_chans: int, out_chans: int, *, stride: int = 1, gain: float = 1.0):
         super().__init__()
         self.conv1 = LearnerConv(in_chans, out_chans, stride=stride)
         self.norm1 = nn.BatchNorm2d(out_chans)
         self.conv2 = LearnerConv(out_chans, out_chans)
         self.norm2 = nn.BatchNorm2d(out_chans)
+        nn.init.constant_(self.norm2.weight, gain)
         self.act = nn.ReLU(inplace=True)
-        self.stride = stride
-        self.widening = out_chans - in_chans
+        self.widening, self.stride = out_chans - in_chans, stride
 
     def shortcut(self, x: Tensor) -> Tensor:
+        """He et al.'s option A: every `stride`-th pixel, and channels of zeros behind the others."""
         if self.stride > 1:
             x = x[:, :, :: self.stride, :: self.stride]
         return F.pad(x, (0, 0, 0, 0, 0, self.widening)) if self.widening else x
@@ -64,8 +74,62 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualStage(nn.Sequential):
-    """`num_layers / 2` residual blocks."""
+    """`num_layers / 2` residual blocks. `gain`: where the scale of each block's last norm starts."""
 
-    def __init__(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int = 1):
-        first = ResidualBlock(in_chans, out_chans, stride=stride)
-        super().__init__(first, *(ResidualBlock(out_chans, out_chans) for _ in range(num_layers // 2 - 1)))
+    def __init__(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int = 1, gain: float = 1.0):
+        first = ResidualBlock(in_chans, out_chans, stride=stride, gain=gain)
+        super().__init__(first, *(ResidualBlock(out_chans, out_chans, gain=gain) for _ in range(num_layers // 2 - 1)))
+
+
+class SharedResidualStage(ResidualStage):
+    """Residual blocks that share their second convolution; norms and shortcuts are each block's own.
+
+    This is ShaResNet (arXiv 1702.08782).
+
+    lr_scale: multiplies the shared kernel's learning rate, which is then not decayed; None: trained like any other, as
+    in that paper.
+    """
+
+    def __init__(self, *sizes: int, lr_scale: float | None = None, **options):
+        super().__init__(*sizes, **options)
+        shared = self[0].conv2
+        if lr_scale is not None:
+            shared.lr_scale = lr_scale
+        for block in self:
+            block.conv2 = shared
+
+
+class SameBlockStage(nn.Module):
+    """The blocks of an `AlternatingStage`, made residual: the stream skips the activations of the learners.
+
+    f = learners(c), c' = act(c + K * f + bias). The plain stage's stream c crosses an activation at each learner, too:
+    c = act(c + shift). Everything else is the same: transition, learners, the shared kernel K, and how all of them
+    start. So a net of such stages and its PNNH net differ in those activations only.
+    """
+
+    def __init__(
+        self,
+        in_chans: int,
+        stream: int,
+        learner: int,
+        num_layers: int,
+        *,
+        stride: int = 1,
+        options: PlainOptions | None = None,
+    ):
+        super().__init__()
+        options = options or PlainOptions()
+        groups, side = AlternatingStage.grouped(num_layers, options), options.coder_kernel_size
+        self.transition = Transition(in_chans, stream, learner, stride=stride, **options.layer())
+        self.coders = coders(options.coder, (stream, learner, side, side), len(groups), gain=options.gain)
+        self.learners, self.writes = nn.ModuleList(), nn.ModuleList(CoderConv(learner, stream, side) for _ in groups)
+        for index, size in enumerate(groups):
+            reads = [stream] * (index > 0) + [learner] * (size - 2)  # the transition is the first group's first learner
+            self.learners.append(nn.Sequential(*(ConvNormAct(chans, learner) for chans in reads)))
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, c = self.transition(x)
+        for learn, write, coder in zip(self.learners, self.writes, cycle(self.coders), strict=False):
+            h = c = self.act(c + write(learn(h), coder.weight))
+        return c

@@ -1,21 +1,31 @@
 """The CIFAR family of He et al. 2015, section 4.2: stem, three stages of 2n layers, pooling, classifier; depth 6n + 2.
 
-Three nets, one skeleton; they differ in what a stage is:
+    PnnhResNet       plain layers with a shared coder                        no residual connection
+    PlainResNet      conv-norm-relu                                          no residual connection, no coder
+    CifarResNet      residual blocks, shortcuts without parameters
+    SameBlockResNet  PnnhResNet's blocks, made residual                      isolates what plainness costs
+    NarrowResNet     CifarResNet, as narrow as PnnhResNet has parameters     equal size, depth kept
+    ShortResNet      CifarResNet, as short as PnnhResNet has parameters      equal size, width kept
+    SharedResNet     CifarResNet, second convolutions shared by a stage      sharing with shortcuts
 
-    PnnhResNet   plain layers with a shared coder        no residual connection
-    PlainResNet  conv-norm-relu                          no residual connection, no coder
-    CifarResNet  residual blocks, option-A shortcuts
+All have a norm before the pooling, and the last norm of every residual block starts at 0.3, as a PNNH net's writes do.
+He et al.'s own nets are CifarResNet and PlainResNet with `head_norm=None`, the residual one with `gain=1.0`.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import torch
 from torch import nn
 
-from pnnh.layers import AlternatingStage, NormHead, PlainOptions, PlainStage
-from pnnh.models.baselines import ChainStage, ConvNormAct, ResidualStage
-from pnnh.models.staged import StagedNet
+from pnnh.layers import PlainOptions
+from pnnh.models.baselines import ChainStage, ConvNormAct, ResidualStage, SameBlockStage, SharedResidualStage
+from pnnh.models.staged import PnnhNet, StagedNet
 
+Three = tuple[int, int, int]
 WIDTHS = (16, 32, 64)
+GAIN = 0.3
 
 
 def layers_per_stage(depth: int) -> int:
@@ -27,12 +37,12 @@ def layers_per_stage(depth: int) -> int:
 
 
 class CifarNet(StagedNet):
-    """A 3x3 stem and three stages of equal depth. Subclasses say what a stage is.
+    """A 3x3 stem and three stages of equal depth; subclasses build the stages.
 
     Input [B, in_chans, H, W] with H, W >= 8; output [B, num_classes], or [B, 4 w, H / 4, W / 4] features.
     """
 
-    def __init__(self, depth: int = 20, widths: tuple[int, int, int] = WIDTHS, **kwargs):
+    def __init__(self, depth: int = 20, widths: Three = WIDTHS, **kwargs):
         super().__init__(widths, (layers_per_stage(depth),) * 3, **kwargs)
 
     def first_layer(self, in_chans: int, out_chans: int) -> nn.Module:
@@ -40,44 +50,115 @@ class CifarNet(StagedNet):
 
 
 class PlainResNet(CifarNet):
-    """The plain twin: the same convolutions in a bare chain."""
+    """The plain twin: CifarResNet's convolutions in a chain without shortcuts."""
 
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
         return ChainStage(in_chans, out_chans, num_layers, stride=stride)
 
 
 class CifarResNet(CifarNet):
-    """The residual twin, option A: shortcuts without parameters."""
+    """The residual twin. `gain`: where the scale of each block's last norm starts (chosen: 0.3; He et al.: 1)."""
+
+    def __init__(self, depth: int = 20, widths: Three = WIDTHS, *, gain: float = GAIN, **kwargs):
+        self.gain = gain
+        super().__init__(depth, widths, **kwargs)
 
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
-        return ResidualStage(in_chans, out_chans, num_layers, stride=stride)
+        return ResidualStage(in_chans, out_chans, num_layers, stride=stride, gain=self.gain)
 
 
-class PnnhResNet(CifarNet):
-    """The PNNH net: plain layers, a learner of its own per layer, a coder shared by the layers of a stage.
+class SharedResNet(CifarResNet):
+    """The residual twin whose blocks share their second convolution, one a stage (ShaResNet, arXiv 1702.08782).
 
-    The stream is as wide as the residual twin, the learner `learner_ratio` of that. Chosen: three quarters hold at most
-    0.56 of the twin's parameters at every depth from 20 on.
+    lr_scale: see `SharedResidualStage`.
     """
+
+    def __init__(self, depth: int = 20, widths: Three = WIDTHS, *, lr_scale: float | None = None, **kwargs):
+        self.lr_scale = lr_scale
+        super().__init__(depth, widths, **kwargs)
+
+    def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
+        choices = {"stride": stride, "gain": self.gain, "lr_scale": self.lr_scale}
+        return SharedResidualStage(in_chans, out_chans, num_layers, **choices)
+
+
+class PnnhResNet(PnnhNet, CifarNet):
+    """The PNNH net: plain layers with a learner of their own and a coder that the layers of a stage share.
+
+    The stream is as wide as the residual twin, the learner `learner_ratio` of that. Chosen: with three quarters the net
+    has at most 0.56 of the twin's parameters at every depth from 20 on.
+    """
+
+    def __init__(self, depth: int = 20, widths: Three = WIDTHS, *, learner_ratio: float = 0.75, **kwargs):
+        super().__init__(depth, widths, learner_ratio=learner_ratio, **kwargs)
+
+
+class SameBlockResNet(CifarNet):
+    """The residual net of PnnhResNet's own blocks: its stream skips the activations that it only passes."""
 
     def __init__(
         self,
         depth: int = 20,
-        widths: tuple[int, int, int] = WIDTHS,
+        widths: Three = WIDTHS,
         *,
         learner_ratio: float = 0.75,
-        form: type[PlainStage] = AlternatingStage,
         options: PlainOptions | None = None,
         **kwargs,
     ):
-        if learner_ratio <= 0:
-            raise ValueError(f"learner_ratio {learner_ratio} must be above 0: without a learner nothing is learned")
-        self.learner_ratio, self.form, self.options = learner_ratio, form, options or PlainOptions()
+        self.learner_ratio, self.options = learner_ratio, options
         super().__init__(depth, widths, **kwargs)
 
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
         learner = max(1, round(self.learner_ratio * out_chans))
-        return self.form(in_chans, out_chans, learner, num_layers, stride=stride, options=self.options)
+        return SameBlockStage(in_chans, out_chans, learner, num_layers, stride=stride, options=self.options)
 
-    def last_layer(self, in_chans: int, num_classes: int, **kwargs) -> NormHead:
-        return NormHead(in_chans, num_classes, norm=self.options.norm, **kwargs)
+
+class NarrowResNet(CifarResNet):
+    """The residual twin of the same depth, so narrow that it has as many parameters as the PNNH net (within 3 %)."""
+
+    def __init__(self, depth: int = 20, widths: Three | None = None, **kwargs):
+        ends = kwargs.get("num_classes", 10), kwargs.get("in_chans", 3)
+        super().__init__(depth, widths or narrow_widths(depth, *ends), **kwargs)
+
+
+class ShortResNet(CifarResNet):
+    """The residual twin of the same widths, with the depth at which it has nearly the PNNH net's parameters.
+
+    depth: that of the PNNH net; the net's own `depth` is less, 14 in place of 20.
+    """
+
+    def __init__(self, depth: int = 20, widths: Three = WIDTHS, **kwargs):
+        ends = kwargs.get("num_classes", 10), kwargs.get("in_chans", 3)
+        super().__init__(short_depth(depth, widths, *ends), widths, **kwargs)
+
+
+def residual_params(depth: int, widths: Three, num_classes: int = 10, in_chans: int = 3) -> int:
+    """Number of parameters of a CifarResNet (derived: 3x3 kernels, two numbers a norm and channel, the classifier)."""
+    count, before = 9 * in_chans * widths[0] + 2 * widths[0], widths[0]
+    for width in widths:
+        layers = layers_per_stage(depth)
+        count += 9 * before * width + (layers - 1) * 9 * width**2 + 2 * layers * width
+        before = width
+    return count + 2 * before + num_classes * (before + 1)
+
+
+@lru_cache
+def pnnh_params(depth: int, widths: Three = WIDTHS, num_classes: int = 10, in_chans: int = 3) -> int:
+    """Number of parameters of the default PnnhResNet of this size, counted on the meta device."""
+    with torch.device("meta"):
+        net = PnnhResNet(depth, widths, num_classes=num_classes, in_chans=in_chans)
+    return sum(parameter.numel() for parameter in net.parameters())
+
+
+def narrow_widths(depth: int, num_classes: int = 10, in_chans: int = 3) -> Three:
+    """Widths (w / 4, w / 2, w), rounded, with which a CifarResNet's parameters come nearest to the PNNH net's."""
+    wanted = pnnh_params(depth, WIDTHS, num_classes, in_chans)
+    choices = [(round(width / 4), round(width / 2), width) for width in range(4, WIDTHS[-1] + 1)]
+    return min(choices, key=lambda widths: abs(residual_params(depth, widths, num_classes, in_chans) - wanted))
+
+
+def short_depth(depth: int, widths: Three = WIDTHS, num_classes: int = 10, in_chans: int = 3) -> int:
+    """The depth 6n + 2 at which a CifarResNet's parameters come nearest to those of the PNNH net of `depth`."""
+    wanted = pnnh_params(depth, widths, num_classes, in_chans)
+    choices = range(8, depth + 1, 6)
+    return min(choices, key=lambda shorter: abs(residual_params(shorter, widths, num_classes, in_chans) - wanted))

@@ -8,11 +8,12 @@ the residual twins are timm's own resnet18, resnet34, resnet50
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
-from pnnh.layers import AlternatingStage, NormHead, PlainOptions, PlainStage
 from pnnh.models.baselines import BottleneckChainStage, ChainStage, ConvNormAct
-from pnnh.models.staged import StagedNet
+from pnnh.models.staged import PnnhNet, StagedNet
 
 Four = tuple[int, int, int, int]
 BASIC_WIDTHS = (64, 128, 256, 512)
@@ -23,6 +24,7 @@ class ImagenetNet(StagedNet):
 
     Input [B, in_chans, H, W] of any H, W >= 32; output [B, num_classes], or [B, widths[3], H / 32, W / 32] features.
     `feature_info` names the stem's output and the four stages' (reductions 2, 4, 8, 16, 32), as timm's ResNets do.
+    As there, nothing norms the features before the pooling, unless `head_norm` does (a `PnnhImagenet` has one).
     """
 
     min_size = 32
@@ -35,10 +37,12 @@ class ImagenetNet(StagedNet):
         widths: Four = BASIC_WIDTHS,
         *,
         stem_width: int = 64,
+        head_norm: Callable[[int], nn.Module] | None = None,
         num_classes: int = 1000,
         **kwargs,
     ):
-        super().__init__(widths, num_layers, stem_width=stem_width, num_classes=num_classes, **kwargs)
+        kwargs |= {"stem_width": stem_width, "head_norm": head_norm, "num_classes": num_classes}
+        super().__init__(widths, num_layers, **kwargs)
 
     def first_layer(self, in_chans: int, out_chans: int) -> nn.Module:
         return ConvNormAct(in_chans, out_chans, 7, stride=2)
@@ -48,45 +52,28 @@ class ImagenetNet(StagedNet):
 
 
 class PlainImagenet(ImagenetNet):
-    """The plain twin of the nets of basic blocks."""
+    """The plain twin of timm's ResNets of basic blocks: the same convolutions in a chain."""
 
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
         return ChainStage(in_chans, out_chans, num_layers, stride=stride)
 
 
 class PlainBottleneckImagenet(ImagenetNet):
-    """The plain twin of the nets of bottlenecks."""
+    """The plain twin of timm's ResNets of bottlenecks."""
 
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
         return BottleneckChainStage(in_chans, out_chans, num_layers, stride=stride)
 
 
-class PnnhImagenet(ImagenetNet):
-    """The PNNH net. `learner_ratio`: the learner's width as a share of the stream's.
+class PnnhImagenet(PnnhNet, ImagenetNet):
+    """The PNNH net.
 
-    Four layers a stage are two writes, each after one learner, so what saves parameters there is the thinner learner
-    and the pointwise coder, not the sharing; 7/8 holds resnet18 at 0.56 of its parameters. Longer stages learn twice
-    before they write, and their nets take thinner learners for it (`pnnh.models.imagenet_registry`).
+    With four layers a stage has two writes, each after one learner: there the thinner learner and the 1x1 coder save
+    the parameters, not the sharing. 7/8 of the stream's width gives 0.56 of resnet18's parameters. Longer stages learn
+    twice before each write, and their nets have thinner learners (`pnnh.models.registry`).
     """
 
     def __init__(
-        self,
-        num_layers: Four = (4, 4, 4, 4),
-        widths: Four = BASIC_WIDTHS,
-        *,
-        learner_ratio: float = 0.875,
-        form: type[PlainStage] = AlternatingStage,
-        options: PlainOptions | None = None,
-        **kwargs,
+        self, num_layers: Four = (4, 4, 4, 4), widths: Four = BASIC_WIDTHS, *, learner_ratio: float = 0.875, **kwargs
     ):
-        if learner_ratio <= 0:
-            raise ValueError(f"learner_ratio {learner_ratio} must be above 0: without a learner nothing is learned")
-        self.learner_ratio, self.form, self.options = learner_ratio, form, options or PlainOptions()
-        super().__init__(num_layers, widths, **kwargs)
-
-    def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
-        learner = max(1, round(self.learner_ratio * out_chans))
-        return self.form(in_chans, out_chans, learner, num_layers, stride=stride, options=self.options)
-
-    def last_layer(self, in_chans: int, num_classes: int, **kwargs) -> NormHead:
-        return NormHead(in_chans, num_classes, norm=self.options.norm, **kwargs)
+        super().__init__(num_layers, widths, learner_ratio=learner_ratio, **kwargs)

@@ -1,6 +1,8 @@
-"""What the nets have in common: stem, stages, pooling, classifier, timm's Model API. Subclasses say what they are."""
+"""Convolutional nets of a stem, stages and a classifier, with timm's Model API; subclasses build the stages."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from timm.layers import ClassifierHead
@@ -8,7 +10,7 @@ from timm.models._features import feature_take_indices
 from timm.models._manipulate import checkpoint_seq
 from torch import Tensor, nn
 
-from pnnh.layers import NormHead
+from pnnh.layers import AlternatingStage, NormHead, PlainOptions, PlainStage
 
 
 class StagedNet(nn.Module):
@@ -16,11 +18,13 @@ class StagedNet(nn.Module):
 
     Input [B, in_chans, H, W] with H, W >= `min_size`; output [B, num_classes], or the last stage's features
     [B, widths[-1], H / r, W / r], r = `stem_reduction` 2^(number of stages - 1).
+
+    head_norm: the norm between the last stage and the pooling, built with a number of channels; None: no such norm.
     """
 
     min_size = 8
     stem_reduction = 1  # of stem and pool together
-    stem_is_feature = False  # its output, before the pool, is the first of `feature_info`
+    stem_is_feature = False  # whether the stem's output, before the pool, is the first entry of `feature_info`
 
     def __init__(
         self,
@@ -28,6 +32,7 @@ class StagedNet(nn.Module):
         num_layers: tuple[int, ...],
         *,
         stem_width: int | None = None,
+        head_norm: Callable[[int], nn.Module] | None = nn.BatchNorm2d,
         num_classes: int = 10,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -47,21 +52,21 @@ class StagedNet(nn.Module):
             self.feature_info.append({"num_chs": width, "reduction": reduction, "module": f"stages.{index}"})
             before = width
         self.num_features = self.head_hidden_size = before
-        self.head = self.last_layer(before, num_classes, pool_type=global_pool, drop_rate=drop_rate)
+        pooling = {"pool_type": global_pool, "drop_rate": drop_rate}
+        if head_norm is None:
+            self.head = ClassifierHead(before, num_classes, **pooling)
+        else:
+            self.head = NormHead(before, num_classes, norm=head_norm, **pooling)
 
     def first_layer(self, in_chans: int, out_chans: int) -> nn.Module:
         raise NotImplementedError
 
     def first_pool(self) -> nn.Module:
-        """What lies between stem and stages."""
+        """The layer between stem and stages."""
         return nn.Identity()
 
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
         raise NotImplementedError
-
-    def last_layer(self, in_chans: int, num_classes: int, **kwargs) -> ClassifierHead:
-        """What pools the features and tells the classes; takes `ClassifierHead`'s arguments."""
-        return ClassifierHead(in_chans, num_classes, **kwargs)
 
     def forward_features(self, x: Tensor) -> Tensor:
         if min(x.shape[-2:]) < self.min_size:
@@ -137,6 +142,38 @@ class StagedNet(nn.Module):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """The coder kernels: they receive the sum of a stage's gradients and are not decayed."""
-        owners = {path for path, module in self.named_modules() if hasattr(module, "lr_scale")}
-        return {name for name, _ in self.named_parameters() if name.rpartition(".")[0] in owners}
+        """The shared kernels: each receives the sum of its layers' gradients and is not decayed."""
+        return shared_kernels(self)
+
+
+def shared_kernels(net: nn.Module) -> set[str]:
+    """Names of the parameters whose module has a learning rate scale of its own (`lr_scale`), as a coder has."""
+    owners = {path for path, module in net.named_modules() if hasattr(module, "lr_scale")}
+    return {name for name, _ in net.named_parameters() if name.rpartition(".")[0] in owners}
+
+
+class PnnhNet(StagedNet):
+    """A net of plain stages: each layer has its own learner, the layers of a stage share a coder.
+
+    Combine it with a class that knows the sizes, which gets the positional and all further arguments.
+
+    learner_ratio: the learner's width as a share of the stream's. form: the type of the stages.
+    options: what the layers are made of.
+    """
+
+    def __init__(
+        self,
+        *sizes,
+        learner_ratio: float,
+        form: type[PlainStage] = AlternatingStage,
+        options: PlainOptions | None = None,
+        **kwargs,
+    ):
+        if learner_ratio <= 0:
+            raise ValueError(f"learner_ratio {learner_ratio} must be above 0: without a learner nothing is learned")
+        self.learner_ratio, self.form, self.options = learner_ratio, form, options or PlainOptions()
+        super().__init__(*sizes, **{"head_norm": self.options.norm} | kwargs)
+
+    def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
+        learner = max(1, round(self.learner_ratio * out_chans))
+        return self.form(in_chans, out_chans, learner, num_layers, stride=stride, options=self.options)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from pnnh.layers.block import BlockCoder, BlockOptions, PlainBlock, block_coders
 from pnnh.layers.skipless import CuttingTheSkip
+from pnnh.models.staged import shared_kernels
 
 Size = int | tuple[int, int]
 
@@ -244,7 +245,5 @@ class PnnhVit(SkiplessVit):
 
     @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
-        """timm's, and the shared coder's kernels, which receive the sum of all blocks' gradients."""
-        owners = {path for path, module in self.named_modules() if hasattr(module, "lr_scale")}
-        shared = {name for name, _ in self.named_parameters() if name.rpartition(".")[0] in owners}
-        return super().no_weight_decay() | shared
+        """timm's, and the kernels of the shared coder."""
+        return super().no_weight_decay() | shared_kernels(self)

@@ -40,14 +40,19 @@ class Method:
 
 
 METHODS = {
-    "plain": Method("plain_resnet", lr={SGD: 0.3}),
-    "residual": Method("cifar_resnet"),
-    "pnnh": Method("pnnh_resnet", lr={SGD: 0.3}),
-    "pnnh_wide": Method("pnnh_resnet", lr={SGD: 0.3}, options={"widths": (16, 48, 80)}),  # 0.78 to 0.88 of the twin's
-    "diracnet": Method("cifar_diracnet", lr={SGD: 1.0, Muon: 0.06}),
-    "repvgg": Method("cifar_repvgg", lr={SGD: 1.0}, options={"gain": 0.1}),
-    "isonet": Method("cifar_isonet", lr={SGD: 0.01, Muon: 6e-4}, options={"gamma": 0.01}),
-    "tat": Method("cifar_tatnet", lr={SGD: 0.001, Muon: 6e-4}),
+    "plain": Method("plain_resnet{}", lr={SGD: 0.3}),
+    "residual": Method("cifar_resnet{}", lr={SGD: 0.3}),
+    "residual_2015": Method("cifar_resnet{}_2015"),
+    "residual_same_block": Method("cifar_resnet{}_same_block", lr={SGD: 0.3}),
+    "residual_narrow": Method("cifar_resnet{}_narrow", lr={SGD: 0.3}),
+    "residual_short": Method("cifar_resnet{}_short", lr={SGD: 0.3}),
+    "residual_shared": Method("cifar_resnet{}_shared", lr={SGD: 0.3}),
+    "pnnh": Method("pnnh_resnet{}", lr={SGD: 0.3}),
+    "pnnh_wide": Method("pnnh_resnet{}", lr={SGD: 0.3}, options={"widths": (16, 48, 80)}),  # 0.78 to 0.88 of the twin's
+    "diracnet": Method("cifar_diracnet{}", lr={SGD: 1.0, Muon: 0.06}),
+    "repvgg": Method("cifar_repvgg{}", lr={SGD: 1.0}, options={"gain": 0.1}),
+    "isonet": Method("cifar_isonet{}", lr={SGD: 0.01, Muon: 6e-4}, options={"gamma": 0.01}),
+    "tat": Method("cifar_tatnet{}", lr={SGD: 0.001, Muon: 6e-4}),
 }
 
 
@@ -135,9 +140,9 @@ class Comparison:
 def build(method: str, depth: int, **kwargs: Any) -> tuple[nn.Module, dict[str, Any]]:
     """The net of a method and what a record says to build it again. `kwargs` go to the net."""
     family, kwargs = METHODS[method].family, METHODS[method].options | kwargs
-    name = f"{family}{depth}"
-    if name not in registry.SPECS:  # a depth of 50 is no ImageNet-shaped net here
-        name, kwargs = f"{family}20", {"depth": depth, **kwargs}
+    name = family.format(depth)
+    if depth not in registry.DEPTHS:  # a depth of 50 means a CIFAR net here, not an ImageNet-shaped one
+        name, kwargs = family.format(20), {"depth": depth, **kwargs}
     return timm.create_model(name, **kwargs), {"name": name, "kwargs": kwargs}
 
 

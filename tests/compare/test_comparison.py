@@ -54,7 +54,7 @@ def test_keys_follow_options_that_a_net_does_not_print(monkeypatch):
     assert str(recipes.build("diracnet", 8)[0]) == str(recipes.build("diracnet", 8, **louder)[0])
     before = key(plan)
     monkeypatch.setitem(
-        comparison.METHODS, "diracnet", comparison.Method("cifar_diracnet", lr={SGD: 1.0}, options=louder)
+        comparison.METHODS, "diracnet", comparison.Method("cifar_diracnet{}", lr={SGD: 1.0}, options=louder)
     )
     assert key(plan) != before
 
@@ -106,7 +106,7 @@ def test_two_processes_give_the_rows_of_one(plan, tmp_path):
 @pytest.fixture
 def wild(plan, monkeypatch):
     """PNNH at a rate that no net survives, and TAT at its own."""
-    monkeypatch.setitem(comparison.METHODS, "pnnh", comparison.Method("pnnh_resnet", lr={SGD: 1e18}))
+    monkeypatch.setitem(comparison.METHODS, "pnnh", comparison.Method("pnnh_resnet{}", lr={SGD: 1e18}))
     return replace(plan, methods=("pnnh", "tat"))
 
 

@@ -12,11 +12,12 @@ from pnnh.cli import main
 from pnnh.cost import cost
 from pnnh.layers import BlockOptions, LearnedCoder
 from pnnh.models import CutSkipVit, PlainVit, PnnhVit
-from pnnh.models.vit_registry import SPECS, family_of
+from pnnh.models.registry import MODELS, family_of
 from pnnh.recipes import Cell, TransformerComparison, transformer_recipe
 from pnnh.train import AdamW, Muon, Recipe, load_data
 from pnnh.train.groups import param_groups
 
+SPECS = [name for name in MODELS if "_vit_" in name]
 TEST = [name for name in SPECS if "test" in name]
 SMALL = {"img_size": 8, "patch_size": 4, "embed_dim": 32, "depth": 3, "num_heads": 2, "num_classes": 5}
 

@@ -8,7 +8,7 @@ import timm
 import torch
 from timm.models import group_parameters
 
-from pnnh.models import imagenet_registry, registry, vit_registry
+from pnnh.models import registry
 from pnnh.train import param_groups
 
 
@@ -36,27 +36,28 @@ class Case:
 CIFAR = ((4, 16, 16), (8, 8, 8), (16, 4, 4))
 IMAGENET = ((8, 32, 48), (8, 16, 24), (16, 8, 12), (24, 4, 6), (32, 2, 3))
 TOKENS = (17, 32)
-CASES = [Case(name, (16, 16), CIFAR, CIFAR[-1], CIFAR[0]) for name in registry.SPECS if "tiny" in name]
-CASES += [Case(n, (64, 96), IMAGENET, IMAGENET[-1], IMAGENET[1]) for n in imagenet_registry.NETS if "test" in n]
+CASES = [
+    Case(name, (16, 16), CIFAR, CIFAR[-1], CIFAR[0])
+    for name in registry.MODELS
+    if "_tiny" in name and "vit" not in name
+]
+CASES += [Case(n, (64, 96), IMAGENET, IMAGENET[-1], IMAGENET[1]) for n in registry.IMAGENET_NETS if "test" in n]
 CASES += [
     Case(name, (16, 16), ((32, 4, 4),) * 3, TOKENS, TOKENS, {"class_token": True})
-    for name in vit_registry.SPECS
-    if "test" in name
+    for name in registry.MODELS
+    if "_vit_test" in name
 ]
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
-@pytest.mark.parametrize(
-    ("module", "names"),
-    [(registry, registry.SPECS), (imagenet_registry, imagenet_registry.NETS), (vit_registry, vit_registry.SPECS)],
-)
-def test_every_name_of_a_table_is_registered_as_a_function_of_its_module(module, names):
-    assert set(timm.list_models(module=module.__name__.rpartition(".")[2])) == set(names) == set(module.default_cfgs)
+def test_every_name_of_the_table_is_registered_as_a_function_of_its_module():
+    names = set(registry.MODELS)
+    assert set(timm.list_models(module="registry")) == names == set(registry.default_cfgs)
     assert all(timm.is_model(name) for name in names)
-    assert set(names) <= set(module.__all__)
+    assert names <= set(registry.__all__)
     for name in names:
-        build = getattr(module, name)
-        assert (build.__name__, build.__module__) == (name, module.__name__)
+        build = getattr(registry, name)
+        assert (build.__name__, build.__module__) == (name, registry.__name__)
         assert pickle.loads(pickle.dumps(build)) is build
 
 
@@ -132,7 +133,7 @@ def test_every_parameter_learns_and_checkpointing_changes_nothing(case):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted({*imagenet_registry.NETS, *(case.name for case in CASES)}))
+@pytest.mark.parametrize("name", sorted({*registry.IMAGENET_NETS, *(case.name for case in CASES)}))
 def test_every_parameter_is_in_one_group_of_timms_and_of_ours(name):
     with torch.device("meta"):
         model = timm.create_model(name)
