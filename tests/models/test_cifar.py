@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from pnnh import certify
-from pnnh._cost import count_params
+from pnnh.cost import count_params
 from pnnh.layers import PlainOptions
 from pnnh.models import cifar, layers_per_stage
 from pnnh.models.registry import CIFAR_NETS, DEPTHS, MODELS, family_of
