@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from pnnh._errors import UsageError
+from pnnh.compare import recipe_for
 from pnnh.data.augment import shift
-from pnnh.recipes import recipe_for
 from pnnh.train import SGD, AdamW, Augment, Cosine, OneCycle, Recipe, load_data, param_groups
 
 

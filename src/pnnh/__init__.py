@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from pnnh.bench import bench as bench
     from pnnh.certify import Certificate as Certificate
     from pnnh.certify import certify as certify
+    from pnnh.compare import Comparison as Comparison
+    from pnnh.compare import Results as Results
+    from pnnh.compare import compare as compare
+    from pnnh.compare import recipe_for as recipe_for
     from pnnh.convert import Conversion as Conversion
     from pnnh.convert import Exported as Exported
     from pnnh.convert import Fusion as Fusion
@@ -33,8 +37,6 @@ if TYPE_CHECKING:
     from pnnh.layers import PlainOptions as PlainOptions
     from pnnh.load import load_model as load_model
     from pnnh.models import create_model as create_model
-    from pnnh.recipes import Comparison as Comparison
-    from pnnh.recipes import recipe_for as recipe_for
     from pnnh.train import Recipe as Recipe
     from pnnh.train import train as train
 
@@ -44,7 +46,7 @@ _HOMES = {
     "Benchmark": "bench",
     "BlockOptions": "layers",
     "Certificate": "certify",
-    "Comparison": "recipes",
+    "Comparison": "compare",
     "Conversion": "convert",
     "Dataset": "data",
     "Dissipation": "analysis",
@@ -52,10 +54,12 @@ _HOMES = {
     "Fusion": "convert",
     "PlainOptions": "layers",
     "Recipe": "train",
+    "Results": "compare",
     "RunError": "_errors",
     "UsageError": "_errors",
     "bench": "bench",
     "certify": "certify",
+    "compare": "compare",
     "convert": "convert",
     "create_model": "models",
     "diagnose": "analysis",
@@ -63,7 +67,7 @@ _HOMES = {
     "fuse": "convert",
     "load_data": "data",
     "load_model": "load",
-    "recipe_for": "recipes",
+    "recipe_for": "compare",
     "train": "train",
 }
 

@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from pnnh._errors import UsageError
 from pnnh.cli import main
+from pnnh.compare import CNN_RECIPES, VIT_RECIPES, recipe_for
 from pnnh.data import Split
-from pnnh.recipes import RECIPES
-from pnnh.train import BinaryCrossEntropy, Cosine, Lamb, Mixing, Recipe, load_data
+from pnnh.train import SGD, BinaryCrossEntropy, Cosine, Lamb, Mixing, Recipe, load_data
 from pnnh.train.run import Run
 
 
@@ -21,14 +21,14 @@ def digits():
 
 
 def test_the_recipes_are_those_of_the_paper(digits):
-    a2, a3 = RECIPES["a2"](digits), RECIPES["a3"](digits)
+    a2, a3 = CNN_RECIPES["a2"](digits), CNN_RECIPES["a3"](digits)
     assert (a2.epochs, a3.epochs, a2.batch_size, a3.batch_size) == (300, 100, 2048, 2048)
     assert (a2.optimizer, a3.optimizer) == (Lamb(5e-3), Lamb(8e-3))
     for recipe in (a2, a3):
         assert (recipe.weight_decay, recipe.schedule) == (0.02, Cosine(5))
         assert (recipe.loss, recipe.mixing) == (BinaryCrossEntropy(0.2), Mixing(0.1, 1.0))
         assert Recipe.from_dict(recipe.to_dict()) == recipe
-    assert RECIPES["a3"](digits, batch_size=512).optimizer.lr == pytest.approx(4e-3)
+    assert CNN_RECIPES["a3"](digits, batch_size=512).optimizer.lr == pytest.approx(4e-3)
 
 
 def test_data_on_disk_gets_the_papers_augmentation(tmp_path):
@@ -39,8 +39,8 @@ def test_data_on_disk_gets_the_papers_augmentation(tmp_path):
             (tmp_path / part / name).mkdir(parents=True)
             Image.new("RGB", (40, 40)).save(tmp_path / part / name / "1.png")
     data = load_data(f"imagefolder:{tmp_path}", image_size=32)
-    assert RECIPES["a2"](data).augment.policy == "rand-m7-mstd0.5-inc1"
-    assert RECIPES["a3"](data).augment.policy == "rand-m6-mstd0.5-inc1"
+    assert CNN_RECIPES["a2"](data).augment.policy == "rand-m7-mstd0.5-inc1"
+    assert CNN_RECIPES["a3"](data).augment.policy == "rand-m6-mstd0.5-inc1"
 
 
 def test_a_recipe_written_before_losses_were_a_choice_reads_as_it_was():
@@ -87,7 +87,7 @@ def test_a_run_learns_from_the_mixture(digits):
     """One step's loss is the recipe's loss of the mixed batch, and the batch is another than without mixing."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
-    recipe = RECIPES["a3"](digits, epochs=2, batch_size=32)
+    recipe = CNN_RECIPES["a3"](digits, epochs=2, batch_size=32)
     assert isinstance(digits.train, Split)
     run = Run(model, digits, recipe, 0, torch.device("cpu"))
     images, shares = run.mixed_batch()
@@ -102,7 +102,28 @@ def test_the_commands_know_the_recipes():
         name: get_args(get_type_hints(importlib.import_module(f"pnnh.cli.{name}").run)["recipe"])
         for name in ("train", "compare")
     }
-    assert asked == {"train": tuple(RECIPES), "compare": ("default", "muon")}
+    assert asked == {"train": tuple(CNN_RECIPES), "compare": ("default", "fast", "long", "muon")}
+    assert set(asked["compare"]) < set(CNN_RECIPES)
+
+
+@pytest.mark.parametrize(("table", "name"), [*((CNN_RECIPES, n) for n in CNN_RECIPES), (VIT_RECIPES, "muon")])
+def test_a_recipe_is_a_value_that_a_record_holds_and_choices_win(digits, table, name):
+    recipe = table[name](digits, epochs=3, batch_size=32, label_smoothing=0.2)
+    assert (recipe.epochs, recipe.batch_size, recipe.label_smoothing) == (3, 32, 0.2)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+
+
+def test_the_long_recipe_is_that_of_the_literature(digits):
+    """chenyaofo/pytorch-cifar-models: SGD 0.1 with Nesterov momentum 0.9, cosine, decay 5e-4 on all, 200 epochs."""
+    recipe = CNN_RECIPES["long"](digits)
+    assert (recipe.epochs, recipe.optimizer, recipe.schedule) == (200, SGD(0.1, 0.9, True), Cosine(0.0))
+    assert (recipe.weight_decay, recipe.decay_norms, recipe.batch_size) == (5e-4, True, 128)
+
+
+def test_the_fast_recipe_is_one_cycle_of_30_epochs(digits):
+    recipe = CNN_RECIPES["fast"](digits)
+    assert (recipe.epochs, recipe.optimizer.lr, recipe.weight_decay) == (30, 0.3, 5e-4)
+    assert recipe_for(digits) == CNN_RECIPES["default"](digits)
 
 
 def test_the_command_takes_a_recipe(tmp_path, capsys):

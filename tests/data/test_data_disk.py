@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 
 from pnnh._errors import RunError, UsageError
+from pnnh.compare import recipe_for
 from pnnh.data import disk
-from pnnh.recipes import recipe_for
 from pnnh.train import SGD, Augment, Recipe, ResizedCrop, Stopped, checkpoint, evaluate, load_data, train
 from pnnh.train.feed import feed_of
 from pnnh.train.processes import Alone

@@ -18,8 +18,9 @@ import torch
 
 import pnnh.models  # noqa: F401
 from pnnh.certify import certify
+from pnnh.compare import Comparison, run
 from pnnh.convert import convert, export
-from pnnh.recipes import Comparison, run
+from pnnh.data import load_data
 from pnnh.train import Recipe
 
 FOLDER = Path(__file__).parents[1] / "golden"
@@ -91,9 +92,10 @@ def twin_facts() -> dict[str, Any]:
 def row_facts() -> dict[str, Any]:
     """One net, one epoch on 64 digits of 8 x 8 pixels."""
     recipe = Recipe(epochs=1, batch_size=32)
-    plan = Comparison("digits", recipe, methods=("pnnh",), depths=(8,), image_size=8, limit=64)
+    plan = Comparison(recipe, methods=("pnnh",), depths=(8,), recipe_name="default")
+    data = load_data("digits", image_size=8, limit=64)
     with tempfile.TemporaryDirectory() as folder:
-        (row,) = run(plan, device="cpu", out=Path(folder))
+        (row,) = run(plan, data, device="cpu", out=Path(folder))
     exact = {key: row[key] for key in ("method", "depth", "seed", "num_params", "macs", "lr")}
     return exact | {"loss": row["curve"][-1]["loss"], "survival_at_init": row["survival_at_init"]}
 

@@ -7,8 +7,6 @@ import torch
 from pnnh import certify
 from pnnh.convert import fuse
 from pnnh.cost import cost, count_params
-from pnnh.models import CifarNet
-from pnnh.recipes import build
 
 TEST = ("pnnh_resnet_test", "plain_resnet_test")
 DEPTHS = (18, 34, 50)
@@ -81,10 +79,3 @@ def test_plain_by_certificate_and_fused_by_name(name):
     again = timm.create_model(name, inference_mode=True)
     again.load_state_dict(fused.state_dict())
     torch.testing.assert_close(again(x), model(x), rtol=1e-3, atol=1e-4)
-
-
-def test_the_comparison_builds_a_cifar_net_even_where_a_depth_names_an_imagenet_one():
-    model, spec = build("pnnh", 50)
-    assert isinstance(model, CifarNet)
-    assert model.depth == 50
-    assert spec["name"] == "pnnh_resnet20"

@@ -1,20 +1,15 @@
 """Plain Vision Transformers: sizes against timm's ViT, what timm offers of ViTs alone, plainness, the comparison."""
 
-import json
-
 import pytest
 import timm
 import torch
 
 from pnnh import certify, diagnose
-from pnnh._errors import UsageError
-from pnnh.cli import main
 from pnnh.cost import cost
 from pnnh.layers import BlockOptions, LearnedCoder
 from pnnh.models import CutSkipVit, PlainVit, PnnhVit
 from pnnh.models.registry import MODELS, family_of
-from pnnh.recipes import Cell, TransformerComparison, transformer_recipe
-from pnnh.train import AdamW, Muon, Recipe, load_data
+from pnnh.train import Muon, Recipe
 from pnnh.train.groups import param_groups
 
 SPECS = [name for name in MODELS if "_vit_" in name]
@@ -181,45 +176,6 @@ def test_images_that_do_not_fit_are_refused():
 def test_there_is_nothing_to_drop_a_path_from():
     with pytest.raises(TypeError, match="PnnhVit takes no drop_path_rate"):
         PnnhVit(**SMALL, drop_path_rate=0.1)
-
-
-# The comparison
-
-
-def test_the_comparison_builds_four_equal_nets():
-    plan = TransformerComparison("digits", Recipe(optimizer=AdamW()), depths=(3,), width=32)
-    data = load_data("digits")
-    macs = set()
-    for cell in plan.cells():
-        net, spec = plan.build(cell, data)
-        macs.add(cost(net, (1, 16, 16)).macs)
-        again = timm.create_model(spec["name"], **spec["kwargs"])
-        assert [p.shape for p in again.parameters()] == [p.shape for p in net.parameters()]
-        assert plan.recipe_of(cell).optimizer.lr == (3e-4 if cell.method == "skip_init" else plan.recipe.optimizer.lr)
-    assert plan.recipe_of(Cell("pnnh", 48, 0)).optimizer.lr == pytest.approx(plan.recipe.optimizer.lr / 4)
-    assert plan.recipe_of(Cell("residual", 48, 0)).optimizer.lr == plan.recipe.optimizer.lr
-    assert len(plan.cells()) == 4
-    assert len(macs) == 1
-    recipe = transformer_recipe(data, epochs=2)
-    assert (recipe.grad_clip, recipe.schedule.warmup_epochs, recipe.epochs) == (1.0, 1.0, 2)
-    with pytest.raises(UsageError, match="width 40 must be a multiple of 32"):
-        TransformerComparison("digits", Recipe(), width=40)
-    with pytest.raises(UsageError, match="patch 5 must divide the image size, 16"):
-        TransformerComparison("digits", Recipe(), patch=5, image_size=16)
-    with pytest.raises(UsageError, match="depth 2 must be at least 3"):
-        TransformerComparison("digits", Recipe(), depths=(2,))
-    with pytest.raises(UsageError, match="choose from residual, plain, pnnh, skip_init"):
-        TransformerComparison("digits", Recipe(), methods=("diracnet",))
-
-
-def test_the_command_trains_the_second_family(tmp_path):
-    sizes = "--family vit --depths 3 --width 32 --patch 4 --image-size 8 --limit 64 --epochs 1 --methods pnnh"
-    assert main(["compare", *sizes.split(), "--device", "cpu", "--jobs", "1", "--out", str(tmp_path)]) == 0
-    results = json.loads((tmp_path / "results.json").read_text())
-    settings = results["settings"]
-    assert (settings["family"], settings["width"], settings["patch"]) == ("vit", 32, 4)
-    assert settings["recipe"]["optimizer"]["type"] == "AdamW"
-    assert [row["method"] for row in results["rows"]] == ["pnnh"]
 
 
 def test_muon_moves_every_parameter_and_the_coder_less():

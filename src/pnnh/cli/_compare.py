@@ -9,9 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
-from pnnh import provenance, recipes, report
+from pnnh import report
 from pnnh._errors import RunError, UsageError
-from pnnh.report.comparison import as_read, comparison_page
+from pnnh.compare import Cell, Comparison, Observer, Results
+from pnnh.data import Dataset
+from pnnh.report.comparison import as_read
 
 
 def how_many(jobs: int | None, place) -> int:
@@ -23,58 +25,59 @@ def how_many(jobs: int | None, place) -> int:
     return jobs
 
 
-class Board:
-    """One line per net: waiting, the epoch it is in, or its result. Without a terminal, a line per event instead."""
+class Board(Observer):
+    """A line per net: waiting, the epoch it is in, or its result. Without a terminal, a line per event instead."""
 
-    def __init__(self, plan: recipes.Comparison):
-        self.plan, self.rows, self.console = plan, [], Console()
-        self.status: dict[str, str] = {cell.name: "waiting" for cell in plan.cells()}
+    def __init__(self):
+        self.title, self.epochs, self.status, self.console = "", 0, {}, Console()
         self.live = Live(console=self.console, get_renderable=self.table, refresh_per_second=2)
 
     def table(self):
         cells = [
-            {"method": c.method, "depth": c.depth, "seed": c.seed, "state": self.status[c.name]}
-            for c in self.plan.cells()
+            {"method": cell.method, "depth": cell.depth, "seed": cell.seed, "state": state}
+            for cell, state in self.status.items()
         ]
-        return report.terminal(cells, f"{self.plan.data}: {self.plan.recipe.epochs} epochs each")
+        return report.terminal(cells, self.title)
 
-    def tell(self, cell: recipes.Cell, event) -> None:
-        self.say(cell, f"epoch {event.epoch}/{self.plan.recipe.epochs}  {event}")
+    def loading(self, data: str) -> None:
+        print(f"loading {data}", flush=True)
 
-    def say(self, cell: recipes.Cell, status: str) -> None:
-        self.status[cell.name] = status
+    def begin(self, plan: Comparison, data: Dataset) -> None:
+        self.epochs = plan.recipe.epochs
+        self.title = f"{data.name}: {self.epochs} epochs each"
+        self.status = dict.fromkeys(plan.cells(), "waiting")
+        print(f"{len(self.status)} nets, {len(data.train)} images to train, {len(data.test)} to test", flush=True)
+        if self.console.is_terminal:
+            self.live.start()
+
+    def epoch(self, cell: Cell, event: Any) -> None:
+        self.say(cell, f"epoch {event.epoch}/{self.epochs}  {event}")
+
+    def say(self, cell: Cell, status: str) -> None:
+        self.status[cell] = status
         if not self.console.is_terminal:
             print(f"{cell.name}  {status}", flush=True)
 
-    def done(self, row: dict[str, Any]) -> None:
-        self.rows.append(row)
-        cell = recipes.Cell(row["method"], row["depth"], row["seed"])
+    def done(self, cell: Cell, row: dict[str, Any]) -> None:
         if row.get("diverged"):
             self.say(cell, f"diverged: {row['diverged']}")
         else:
             speed = row["images_per_second"]
-            self.status[cell.name] = f"done: test {100 * row['test_accuracy']:.2f} %, {speed:.0f} img/s"
+            self.status[cell] = f"done: test {100 * row['test_accuracy']:.2f} %, {speed:.0f} img/s"
 
     def __enter__(self) -> Board:
-        if self.console.is_terminal:
-            self.live.start()
         return self
 
     def __exit__(self, *error) -> None:
-        if self.console.is_terminal:
+        if self.live.is_started:
             self.live.stop()
 
 
-def write(plan: recipes.Comparison, rows: list[dict[str, Any]], images, out: Path, place) -> None:
+def write(results: Results, out: Path) -> None:
     """results.json, report.html, and the table on the terminal. Raises RunError afterwards if no net trained."""
-    order = {cell.name: index for index, cell in enumerate(plan.cells())}
-    rows = sorted(rows, key=lambda row: order[recipes.Cell(row["method"], row["depth"], row["seed"]).name])
-    table = recipes.summary(rows)
-    results = {"rows": rows, "summary": table, "settings": plan.settings(), "data": images.to_dict()}
-    results |= provenance.environment(place)
-    report.write_text(out / "results.json", report.json_text(results))
-    report.write_text(out / "report.html", report.html(comparison_page(results)))
-    Console().print(report.terminal(as_read(table)))
+    report.write_text(out / "results.json", report.json_text(results.to_dict()))
+    report.write_text(out / "report.html", report.html(results.page()))
+    Console().print(report.terminal(as_read(results.rows())))
     print(f"results: {out / 'results.json'}\nreport:  {out / 'report.html'}")
-    if all(row.get("diverged") for row in rows):
-        raise RunError(f"none of the {len(rows)} nets trained, all diverged; lower --lr")
+    if all(row.get("diverged") for row in results.cells):
+        raise RunError(f"none of the {len(results.cells)} nets trained, all diverged; lower --lr")

@@ -19,12 +19,13 @@ def run(
     limit: MaybeInt = None,
     batch_size: MaybeInt = None,
     lr: MaybeFloat = None,
-    recipe: Literal["default", "muon"] = "default",
-    holdout: MaybeFloat = None,
+    recipe: Literal["default", "fast", "long", "muon"] = "default",
+    held_out: MaybeInt = None,
     family: Literal["cnn", "vit"] = "cnn",
     width: int = 96,
     patch: int = 4,
     device: str = "auto",
+    amp: Literal["fp32", "bf16"] = "fp32",
     jobs: MaybeInt = None,
 ) -> int:
     """Train methods x depths x seeds under one recipe; print a table, write results.json and report.html to --out.
@@ -34,49 +35,50 @@ def run(
 
     Args:
         data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg).
-        methods: plain, residual, pnnh, pnnh_wide; diracnet, repvgg, isonet, tat; for ViTs skip_init.
+        methods: Default plain, residual, pnnh. Others: residual_same_block, residual_narrow,
+            residual_short, residual_shared, residual_2015, pnnh_wide, diracnet, repvgg, isonet, tat; for ViTs
+            residual, plain, pnnh, skip_init.
         depths: Default 20 and 56, each 6n + 2; for ViTs 12, any number of blocks.
-        epochs: Passes over the training images; default 8 for digits, else 10.
+        epochs: Passes over the training images; default the recipe's, for digits 8.
         seeds: Of the weights, the order of the images and the augmentation; a net for each.
         out: Folder for results.json, report.html, the finished rows and the trained models.
         image_size: Pixels a side; default the data's own.
         limit: Train on so many images only, stratified.
         batch_size: Images a step; default 128, or 64 below 10,000 training images.
-        lr: Largest learning rate; default the recipe's or, where it has one, the method's own.
-        recipe: default (SGD 0.1, one cycle; AdamW 0.001 for ViTs), or muon (Muon 0.02, one cycle; no ViTs).
-        holdout: Test on this share of the training images instead of the test images: for tuning.
-        family: cnn, or vit for Vision Transformers.
+        lr: Largest learning rate of all methods; default each method's own.
+        recipe: default (10 epochs), fast (30), long (200, as in the literature), or muon (10, Muon in place of SGD).
+        held_out: Test on so many training images instead of the test images: for tuning.
+        family: cnn, or vit for Vision Transformers, which have the recipes default and muon.
         width: Of a ViT's tokens, a multiple of 32.
         patch: Pixels a side of a ViT's patches.
         device: auto, cpu, cuda, cuda:1, ...
+        amp: Arithmetic of the forward pass.
         jobs: Nets trained at the same time; default one per CPU core on a CPU (at most 4), one on a GPU.
     """
     print(f"pnnh compare: {', '.join(methods)} on {data}, device {device}", flush=True)
-    from pnnh import recipes
-    from pnnh._errors import UsageError
     from pnnh.cli._compare import Board, how_many, write
-    from pnnh.train import Recipe, check_writable, pick_device
+    from pnnh.compare import Cnn, Vit, compare
+    from pnnh.train import pick_device
 
-    place = pick_device(device)
-    jobs = how_many(jobs, place)
-    depths = depths or {"cnn": (20, 56), "vit": (12,)}[family]
-    chosen = {"image_size": image_size, "limit": limit, "own_lr": lr is None, "holdout": holdout}
-    chosen |= {"methods": methods, "depths": depths, "seeds": tuple(map(check_seed, seeds))}
-    compared, fit = recipes.Comparison, recipes.RECIPES[recipe]
-    if family == "vit":
-        if recipe != "default":
-            raise UsageError(f"recipe {recipe!r} is for convolutional nets; leave --recipe out for ViTs")
-        compared, fit = recipes.TransformerComparison, recipes.transformer_recipe
-        chosen |= {"width": width, "patch": patch}
-    sample = compared(data=data, recipe=Recipe(), **chosen)
-    check_writable(out)
-    images = sample.load()
-    wanted = {"epochs": (8 if data == "digits" else 10) if epochs is None else epochs, "batch_size": batch_size}
-    fitted = fit(images, **{name: value for name, value in wanted.items() if value is not None})
-    fitted = fitted if lr is None else fitted.with_lr(lr)
-    plan = compared(data=data, recipe=fitted, **chosen)
-    with Board(plan) as board:
-        for row in recipes.run(plan, device=str(place), out=out, jobs=jobs, tell=board.tell):
-            board.done(row)
-    write(plan, board.rows, images, out, place)
+    epochs = 8 if epochs is None and data == "digits" and recipe in ("default", "muon") else epochs
+    entries = {"epochs": epochs, "batch_size": batch_size, "amp": amp}
+    with Board() as board:
+        results = compare(
+            data,
+            methods=methods,
+            depths=depths,
+            seeds=tuple(map(check_seed, seeds)),
+            recipe=recipe,
+            family=Vit(width, patch) if family == "vit" else Cnn(),
+            image_size=image_size,
+            limit=limit,
+            held_out=held_out,
+            lr=lr,
+            choices={name: value for name, value in entries.items() if value is not None},
+            device=device,
+            jobs=how_many(jobs, pick_device(device)),
+            out=out,
+            observer=board,
+        )
+    write(results, out)
     return 0

@@ -1,55 +1,61 @@
-"""The report of a comparison: results (as in results.json) -> a page of figures, a table and what the numbers say."""
+"""The report of a comparison: results (as in results.json) -> a page of figures, a table and sentences.
+
+A sentence speaks of a difference only where the 95 % interval of the difference excludes 0.
+"""
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from pnnh.report.figure import COLOURS, draw
+from pnnh.report.figure import draw
+from pnnh.report.frontier import anchors, frontier, look
 from pnnh.report.page import Page, Section
 
-_RIVALS = {"diracnet": "DiracNet", "repvgg": "RepVGG", "isonet": "ISONet", "tat": "TAT"}
-_COLOUR = {"plain": COLOURS[4], "residual": COLOURS[0], "pnnh": COLOURS[2]}
-_COLOUR |= dict(zip(_RIVALS, (COLOURS[1], COLOURS[3], COLOURS[6], COLOURS[7]), strict=True))
-_COLOUR |= {"skip_init": COLOURS[1], "pnnh_wide": COLOURS[5]}
-_COLUMNS = "Params: shared kernels once. MACs: of one image. img/s: training, median epoch."
-_SEEDS = "Thin lines: single seeds. Test accuracy after each epoch."
+OURS = ("pnnh", "pnnh_wide")
+NEAREST = ("residual_narrow", "residual_short", "residual_same_block")  # made to be as large as the PNNH net
+EQUAL = 0.05  # how far apart two numbers of parameters count as equal
+GAP = 15  # points between training and test accuracy that call for a warning
+_COLUMNS = (
+    "Params: shared kernels once. MACs: of one image. step ms: one update while training, median of the epochs. "
+    "train %: on augmented images, while learning. std: over n seeds."
+)
 _ALIVE = (
     "Share of positive units after each ReLU on 128 test images, first layer left, last layer right. "
     "A layer of a PNNH net has a learner and a stream: a dot each."
 )
-_OURS = {"pnnh": "PNNH", "pnnh_wide": "Wider PNNH"}
-_LABEL = {"plain": "plain", "residual": "residual"} | _OURS | _RIVALS | {"skip_init": "Cutting the Skip"}
 
 
 def comparison_page(results: Mapping[str, Any]) -> Page:
     """`results`: rows, summary, settings, data and the environment, as `pnnh compare` writes them."""
-    rows, table = results["rows"], results["summary"]
+    rows, table, data = results["rows"], results["summary"], results["data"]
     recipe = results["settings"]["recipe"]
-    data = results["data"]
     own = ", except for its learning rate" if any("lr" in row for row in table) else ""
     lead = (
         f"{len(rows)} nets trained on {data['name']} for {recipe['epochs']} epochs each, batch {recipe['batch_size']}, "
         f"{recipe['optimizer']['type']}, the same recipe for every method{own}. "
-        "Curves show test images after every epoch; the table takes the last."
+        "Accuracies are those of the last epoch."
     )
+    stars = "".join(f" Stars: {source}." for source in anchors(data))
     sections = [
-        Section("What happened", reading=[*reading(table), *divergences(rows)]),
-        Section("Results", rows=as_read(table), caption=_COLUMNS),
-        Section("Accuracy against depth and against parameters", svgs=[accuracy(table)]),
-        Section("Training curves", svgs=[_curves(rows)], caption=_SEEDS),
         Section(
-            "Survival by layer",
-            svgs=[_survival(rows)],
-            caption=_ALIVE,
+            "Accuracy against parameters, multiply-accumulates and time",
+            svgs=[frontier(results)],
+            caption=f"A mark is a net, a line joins the means of a method's depths.{stars}",
         ),
-    ]  # fmt: skip
+        Section("What happened", reading=[*reading(results), *divergences(rows)]),
+        Section("Results", rows=as_read(table), caption=_COLUMNS),
+        Section("Training curves", svgs=[_curves(rows)], caption="Test accuracy after each epoch, a line per net."),
+        Section("Survival by layer", svgs=[_survival(rows)], caption=_ALIVE),
+    ]
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
     evidence = (
         f"Command: {results['command']}",
         f"{results['date']}, code {results['code_version']}; {versions}",
         f"Device: {results['device']}; seeds {sorted({row['seed'] for row in rows})}",
-        f"Data: {data['name']}, sha256 {data.get('sha256')}",
+        f"Data: {data['name']}, {data['num_test']} test images, sha256 {data.get('sha256')}",
     )
     return Page("Plain, residual and PNNH nets side by side", lead, sections, evidence)
 
@@ -60,73 +66,152 @@ def as_read(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def divergences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A sentence for each net whose loss left the numbers."""
+    """A sentence for each net whose loss became infinite or NaN."""
     return [
-        f"Depth {row['depth']}, seed {row['seed']}: the {_LABEL.get(row['method'], row['method'])} net diverged: "
-        f"{row['diverged']}."
+        f"Depth {row['depth']}, seed {row['seed']}: the {look(row['method']).label} net diverged: {row['diverged']}."
         for row in rows
         if row.get("diverged")
     ]
 
 
-def reading(table: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sentences computed from the summary rows: who trains, who fails, by how much, at what size."""
-    cell = {(row["method"], row["depth"]): row for row in table if row["test_%"] is not None}
-    depths = sorted({row["depth"] for row in table})
+class Net(NamedTuple):
+    """A method at a depth: the test accuracies of its seeds in %, parameters, MACs, mean training accuracy in %."""
+
+    method: str
+    depth: int
+    tests: list[float]
+    params: int
+    macs: int
+    train: float | None
+
+    @property
+    def name(self) -> str:
+        return f"{look(self.method).label} of depth {self.depth}"
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.tests)
+
+
+class Difference(NamedTuple):
+    """A difference of two accuracies in points, half the width of its 95 % interval, and the kind of interval."""
+
+    points: float
+    half_width: float
+    kind: str
+
+    def __str__(self) -> str:
+        shown = f"{self.points:+.2f} +- {self.half_width:.2f} points, {self.kind}"
+        if abs(self.points) <= self.half_width:
+            return f"no difference shown ({shown})"
+        side = "above" if self.points > 0 else "below"
+        return f"{abs(self.points):.1f} points {side} ({shown})"
+
+
+def student(freedom: int) -> float:
+    """The 97.5 % quantile of Student's t: a table up to 10 degrees of freedom, an expansion beyond (error < 0.003)."""
+    table = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+    if freedom <= len(table):
+        return table[max(1, freedom) - 1]
+    z = 1.95996
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float], num_test: int) -> Difference:
+    """Mean of `ours` less mean of `theirs` (accuracies in %, one a seed) with its 95 % interval.
+
+    With two seeds or more on both sides Welch's, over seeds; otherwise, or where the seeds agree exactly, of two
+    independent binomials over the test images, which is wide because both nets saw the same images.
+    """
+    points = statistics.fmean(ours) - statistics.fmean(theirs)
+    if min(len(ours), len(theirs)) > 1:
+        parts = [statistics.variance(seeds) / len(seeds) for seeds in (ours, theirs)]
+        if sum(parts) > 0:
+            spread = sum(part**2 / (len(seeds) - 1) for part, seeds in zip(parts, (ours, theirs), strict=True))
+            half = student(int(sum(parts) ** 2 / spread)) * math.sqrt(sum(parts))
+            return Difference(points, half, f"95 % Welch interval over {len(ours)} and {len(theirs)} seeds")
+    half = math.hypot(_binomial(ours, num_test), _binomial(theirs, num_test))
+    return Difference(points, half, f"95 % binomial interval over {num_test:,} test images")
+
+
+def _binomial(seeds: Sequence[float], num_test: int) -> float:
+    share = statistics.fmean(seeds) / 100
+    return 196 * math.sqrt(share * (1 - share) / num_test)
+
+
+def reading(results: Mapping[str, Any]) -> list[str]:
+    """Sentences computed from the rows: chance and test size, PNNH nets against each twin, depths, warnings."""
+    rows, data = results["rows"], results["data"]
+    nets = _nets(rows)
     lines = []
-    for depth in depths:
-        present = {m: cell[m, depth] for m in _LABEL if (m, depth) in cell}
-        for method in [name for name in _OURS if {name, "residual"} <= present.keys()]:
-            ours, theirs = present[method], present["residual"]
-            gap = ours["test_%"] - theirs["test_%"]
-            side = f"{gap:.1f} points above" if gap > 0 else f"{-gap:.1f} points below"
-            how = "level with" if abs(gap) < 0.5 else side
-            params, macs = ours["params"] / theirs["params"], ours["macs"] / theirs["macs"]
+    for ours in (net for net in nets if net.method in OURS):
+        twins = [net for net in nets if net.method not in OURS and _is_twin(ours, net)]
+        lines += [_against(ours, twin, data["num_test"]) for twin in twins]
+        residual = any(net.method.startswith("residual") for net in twins)
+        if residual and not any(net.method in NEAREST or _ratio(ours, net) < EQUAL for net in twins):
             lines.append(
-                f"Depth {depth}: {_OURS[method]} reaches {ours['test_%']:.1f} %, {how} its residual twin "
-                f"({theirs['test_%']:.1f} %), with {params:.2f} times the parameters and {macs:.2f} times the MACs"
-                + _caution(ours, theirs, gap)
+                f"No residual net of the size of {ours.name} was trained; "
+                "residual_narrow, residual_short and residual_same_block are methods for this."
             )
-        if "plain" in present and len(present) > 1:
-            reached = present["plain"]["test_%"]
-            gap = max(row["test_%"] for method, row in present.items() if method != "plain") - reached
-            verdict = "fails to follow" if gap >= 5 else ("falls behind" if gap >= 1 else "keeps up")
-            distance = f"{gap:.1f} points short of" if gap >= 0 else f"{-gap:.1f} points ahead of"
-            lines.append(
-                f"Depth {depth}: the plain net {verdict}: {reached:.1f} %, {distance} the best net with a path."
-            )
-    for method in _LABEL:
-        reached = [(depth, cell[method, depth]["test_%"]) for depth in depths if (method, depth) in cell]
-        if len(reached) > 1:
-            (d0, first), (d1, last) = reached[0], reached[-1]
-            change = last - first
-            word = "gains" if change > 0.5 else ("loses" if change < -0.5 else "neither gains nor loses:")
-            lines.append(f"From depth {d0} to {d1} the {_LABEL[method]} net {word} {abs(change):.1f} points.")
+    lines += [_deeper(net, nets, data["num_test"]) for net in nets if _shallower(net, nets)]
+    chance = 100 / data["num_classes"]
+    size = f"Accuracies are shares of {data['num_test']:,} test images; guessing gives {chance:.3g} %."
+    return [size, *lines, *[line for net in nets for line in _warnings(net, chance, data["num_test"])]]
+
+
+def _nets(rows: Sequence[Mapping[str, Any]]) -> list[Net]:
+    groups: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["test_accuracy"] is not None:
+            groups.setdefault((row["depth"], row["method"]), []).append(row)
+    nets = []
+    for (depth, method), group in sorted(groups.items(), key=lambda item: item[0][0]):
+        learnt = [100 * row["train_accuracy"] for row in group if row.get("train_accuracy") is not None]
+        tests, train = [100 * row["test_accuracy"] for row in group], statistics.fmean(learnt) if learnt else None
+        nets.append(Net(method, depth, tests, group[0]["num_params"], group[0]["macs"], train))
+    return nets
+
+
+def _ratio(a: Net, b: Net) -> float:
+    return abs(a.params / b.params - 1)
+
+
+def _is_twin(ours: Net, net: Net) -> bool:
+    """A net of the same depth, or a residual one of another depth with as many parameters."""
+    return net.depth == ours.depth or (net.method.startswith("residual") and _ratio(ours, net) < EQUAL)
+
+
+def _against(ours: Net, twin: Net, num_test: int) -> str:
+    gap = difference(ours.tests, twin.tests, num_test)
+    equal = (
+        "as many parameters" if _ratio(ours, twin) < EQUAL else f"{ours.params / twin.params:.2f} times the parameters"
+    )
+    return (
+        f"{ours.name} ({ours.mean:.1f} %) against {twin.name} ({twin.mean:.1f} %), with {equal} and "
+        f"{ours.macs / twin.macs:.2f} times the MACs: {gap}."
+    )
+
+
+def _shallower(net: Net, nets: Sequence[Net]) -> list[Net]:
+    return [other for other in nets if other.method == net.method and other.depth < net.depth]
+
+
+def _deeper(net: Net, nets: Sequence[Net], num_test: int) -> str:
+    other = _shallower(net, nets)[-1]
+    gap = difference(net.tests, other.tests, num_test)
+    return f"{look(net.method).label}, depth {net.depth} against {other.depth}: {gap}."
+
+
+def _warnings(net: Net, chance: float, num_test: int) -> list[str]:
+    lines = []
+    if net.mean - _binomial(net.tests, num_test) <= chance:
+        lines.append(f"{net.name}: {net.mean:.1f} % is not distinguishable from guessing.")
+    if net.train is not None and net.train - net.mean > GAP:
+        lines.append(
+            f"{net.name}: training accuracy, {net.train:.1f} %, is {net.train - net.mean:.1f} points above test "
+            "accuracy: the net learned its training images by heart, or its norms' statistics lag behind its weights."
+        )
     return lines
-
-
-def _caution(ours: Mapping[str, Any], theirs: Mapping[str, Any], gap: float) -> str:
-    if min(ours["n"], theirs["n"]) < 2:
-        return "; one seed each, so read differences of a point or two as noise."
-    spread = ((ours["std"] ** 2) / ours["n"] + (theirs["std"] ** 2) / theirs["n"]) ** 0.5
-    return f"; the difference is {gap:+.2f} +- {spread:.2f} (standard error over seeds)."
-
-
-def accuracy(table: Sequence[Mapping[str, Any]]) -> str:
-    """Figure of the summary rows in `table`: accuracy against depth and against parameters, bars are one deviation."""
-    with draw(2, width=9.5, height=3.4) as figure:
-        left, right = figure.axes
-        for method in dict.fromkeys(row["method"] for row in table):
-            group = [row for row in table if row["method"] == method and row["test_%"] is not None]
-            style = {"color": _COLOUR.get(method), "label": _LABEL.get(method, method), "marker": "o", "capsize": 3}
-            spread = [row["std"] or 0 for row in group]
-            left.errorbar([row["depth"] for row in group], [row["test_%"] for row in group], spread, **style)
-            right.errorbar([row["params"] / 1e6 for row in group], [row["test_%"] for row in group], spread, **style)
-        depths = sorted({row["depth"] for row in table})
-        left.set(xlabel="depth", ylabel="test accuracy, %", title="Deeper", xticks=depths)
-        right.set(xlabel="parameters, millions", title="Leaner")
-        left.legend()
-    return figure.svg
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -138,9 +223,9 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
                 method = row["method"]
                 seen = [event for event in row["curve"] if event["test_accuracy"] is not None]
                 points = [event["epoch"] for event in seen], [100 * event["test_accuracy"] for event in seen]
-                label = None if method in named else _LABEL.get(method, method)
+                style = look(method).style() | {"markevery": max(1, len(seen) // 6), "markersize": 4, "linewidth": 1.3}
+                axes.plot(*points, **style, label=None if method in named else look(method).label)
                 named.add(method)
-                axes.plot(*points, color=_COLOUR.get(method), label=label, linewidth=1.3)
             axes.set(title=f"Depth {depth}", xlabel="epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
         figure.axes[0][0].set_ylabel("test accuracy, %")
@@ -149,18 +234,18 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _survival(rows: Sequence[Mapping[str, Any]]) -> str:
-    """At the depth that most methods have, the greatest of them."""
+    """Survival at the depth that most methods have, the greatest of them."""
     methods = {depth: {row["method"] for row in rows if row["depth"] == depth} for depth in {r["depth"] for r in rows}}
     depth = max(methods, key=lambda depth: (len(methods[depth]), depth))
     rows = [row for row in rows if row["depth"] == depth]
+    times = {"survival_at_init": "At initialisation", "survival_trained": "After training"}
     with draw(2, width=9.5, height=3.2, sharey=True) as figure:
-        for axes, when, title in zip(
-            figure.axes, ("survival_at_init", "survival_trained"), ("At initialisation", "After training"), strict=True
-        ):
+        for axes, (when, title) in zip(figure.axes, times.items(), strict=True):
             for method in dict.fromkeys(row["method"] for row in rows):
                 alive = next((row[when] for row in rows if row["method"] == method and row[when]), [])
                 place = [index / max(1, len(alive) - 1) for index in range(len(alive))]
-                axes.plot(place, alive, ".", color=_COLOUR.get(method), label=_LABEL.get(method, method), markersize=5)
+                style = look(method).style() | {"linestyle": "", "markersize": 4}
+                axes.plot(place, alive, **style, label=look(method).label)
             axes.axhline(0.5, color="#999999", linewidth=0.8, linestyle=":")
             axes.set(title=f"{title}, depth {depth}", xlabel="position in the net", ylim=(0, 1))
         figure.axes[0].set_ylabel("share of positive units")
