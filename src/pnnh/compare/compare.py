@@ -87,10 +87,7 @@ def compare(
         observer.done(Cell(row["method"], row["depth"], row["seed"]), row)
     order = {cell: index for index, cell in enumerate(plan.cells())}
     rows.sort(key=lambda row: order[Cell(row["method"], row["depth"], row["seed"])])
-    settings = {"data": images.name, "recipe_name": named or None, "recipe": common.to_dict()} | family.settings()
-    settings |= {"image_size": image_size, "limit": limit, "held_out": held_out}
-    settings |= {"execution": plan.execution.to_dict(), "jobs": jobs}
-    return Results(tuple(rows), settings, environment(device, data=images.to_dict()))
+    return Results(tuple(rows), plan.settings() | {"jobs": jobs}, environment(device, data=images.to_dict()))
 
 
 def _recipe_maker(family: Cnn | Vit, recipe: str | Recipe) -> Callable[[Dataset, dict[str, Any]], Recipe]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -55,6 +56,11 @@ class Comparison:
         common = self.recipe.optimizer.lr
         rate = self.family.rate(cell.method, cell.depth, self.recipe_name, common) if self.recipe_name else common
         return self.recipe if rate == common else self.recipe.with_lr(rate)
+
+    def settings(self) -> dict[str, Any]:
+        """What the nets have in common, ready for JSON; each row has its own learning rate and options."""
+        settings = {"recipe_name": self.recipe_name or None, "recipe": self.recipe.to_dict()}
+        return settings | self.family.settings() | {"execution": self.execution.to_dict()}
 
     def key(self, cell: Cell, net: nn.Module, data: Dataset) -> str:
         """A hash of everything that the row of `cell` depends on; rows with another key are not used again.
