@@ -139,12 +139,11 @@ def _from_checkpoint(folder: Path, weights: Any, trust: bool, kwargs: Mapping[st
         form = saved.record["model"].get("form")
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UsageError(f'{folder}/record.json has no "model": {{"name": ..., "kwargs": ...}}') from error
-    if not isinstance(name, str) or (":" in name and not trust):
-        raise UsageError(
-            f"{folder} names code to run, {name!r}; give the function yourself, as `{name} --weights {folder}`, "
-            "or --trust if you know the folder"
-        )
-    model, size = _from_function(name) if ":" in name else _from_timm(name, False, arguments, None)
+    if trust and ":" in str(name):
+        model, size = _from_function(name)
+    else:
+        _check_registered(folder, name, arguments)
+        model, size = _from_timm(name, False, arguments, None)
     data = saved.record.get("data") or {}
     side = data.get("image_size")
     size = (data.get("channels", size[0]), side or size[1], side or size[2])
@@ -155,6 +154,21 @@ def _from_checkpoint(folder: Path, weights: Any, trust: bool, kwargs: Mapping[st
     if weights is None:
         model = saved.load_into(model)
     return Loaded(str(folder), model, size, saved.record, weights != "random")
+
+
+def _check_registered(folder: Path, name: Any, arguments: Mapping[str, Any]) -> None:
+    """Raises UsageError unless a record names a model of the registry, and arguments that read no other file."""
+    import timm
+
+    import pnnh.models  # noqa: F401 - our names join timm's registry
+
+    if not isinstance(name, str) or not timm.is_model(name):
+        raise UsageError(
+            f"{folder} names {name!r}, which is no registered model, and code that a file names is not run; give the "
+            f"function yourself, as `{name} --weights {folder}`, or --trust if you know the folder"
+        )
+    if unsafe := sorted({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path"} & {*arguments}):
+        raise UsageError(f"{folder}/record.json asks for {', '.join(unsafe)}, which would read other files; drop them")
 
 
 def _from_function(name: str) -> tuple[nn.Module, tuple[int, int, int]]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-import inspect
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from pnnh.cli import COMMANDS
+from pnnh.cli import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,18 +48,21 @@ def test_the_python_blocks_of_a_page_run(page, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_of_a_page_exist_with_their_options(page):
+def test_the_commands_of_a_page_are_understood(page, monkeypatch, capsys):
+    """Every command that is shown with arguments is parsed as it stands; none is run."""
     for _, name, *words in [*command_lines(page, "pnnh"), *launched(page)]:
         if name in ("COMMAND", "--help", "--version"):
             continue
         assert name in COMMANDS, f"pnnh {name}"
-        known = {f"--{word.replace('_', '-')}" for word in inspect.signature(command(name)).parameters}
-        shown = {word.split("=")[0] for word in words if word.startswith("--")} - {"--help"}
-        assert shown <= known, f"pnnh {name} {sorted(shown - known)}"
+        module = importlib.import_module(f"pnnh.cli.{name}")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "run", functools.wraps(module.run)(lambda *_, **__: None))
+            assert is_partial(words) or main([name, *words]) == 0, f"{name} {words}: {capsys.readouterr().err}"
 
 
-def command(name: str):
-    return importlib.import_module(f"pnnh.cli.{name}").run
+def is_partial(words: list[str]) -> bool:
+    """Nothing but the command's name, a MODEL to be filled in, or an option that the sentence is about."""
+    return not words or words[-1].isupper() or (words[-1].startswith("--") and len(words) == 1)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
