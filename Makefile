@@ -1,6 +1,8 @@
 # Everything runs in $(VENV), made from the pinned, hashed versions in constraints.txt.
+# To use a torch that is installed already, e.g. a CPU build: make demo SYSTEM=1 [PYTHON=/path/to/its/python]
 VENV ?= .venv
 PYTHON ?= python3
+SYSTEM ?=
 BIN = $(VENV)/bin
 INSTALLED = $(VENV)/.installed
 
@@ -12,9 +14,13 @@ demo: $(INSTALLED)  ## the main job on the embedded digits: a table, results.jso
 install: $(INSTALLED)
 
 $(INSTALLED): constraints.txt pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(if $(SYSTEM),--system-site-packages) $(VENV)
+ifdef SYSTEM  # only what is missing, in versions that fit what is there
+	$(BIN)/python -m pip install --quiet pytest pytest-xdist pytest-timeout hypothesis scikit-learn piq ruff pyrefly -e '.[export]'
+else
 	$(BIN)/python -m pip install --quiet --require-hashes -r constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+endif
 	touch $@
 
 test: $(INSTALLED)
