@@ -2,7 +2,7 @@
 
     python results/scripts/rank.py DATA [--nets NAME ...] [--seeds 0 ...] [--epochs 16]
 
-DATA is a folder train/<class>/ of image strips, the original pixels. Each net is one run in RUNS (--runs), which the
+DATA is a folder with CIFAR-10 in its original pixels. Each net is one run in RUNS (--runs), which the
 same command resumes; results/ranking.json lists all finished runs and is written again after each. The test images are
 not read.
 """
@@ -13,31 +13,15 @@ import argparse
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
-from _evidence import evidence
-from PIL import Image
 from prototypes import NETS
 from torch.utils.flop_counter import FlopCounterMode
 
-from pnnh.train import SGD, Augment, Dataset, OneCycle, Recipe, Split, train
-from pnnh.train.data import pixel_statistics, resize
+from pnnh.data import Dataset, load_data
+from pnnh.provenance import environment
+from pnnh.train import SGD, Augment, OneCycle, Recipe, train
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def load(folder: Path) -> Dataset:
-    """The training images at 16 px; 5,000 of them, stratified, stand where test images would."""
-    classes = sorted(path.name for path in (folder / "train").iterdir())
-    images, labels = [], []
-    for label, name in enumerate(classes):
-        for file in sorted((folder / "train" / name).glob("*.webp")):
-            tiles = np.asarray(Image.open(file)).reshape(-1, 32, 32, 3)
-            images.append(torch.from_numpy(tiles).permute(0, 3, 1, 2))
-            labels += [label] * len(tiles)
-    train_split = Split(resize(torch.cat(images), 16), torch.tensor(labels))
-    mean, std = pixel_statistics(train_split.images)
-    return Dataset("cifar10", tuple(classes), train_split, train_split, mean, std).split(0.1)
 
 
 def row(name: str, seed: int, data: Dataset, recipe: Recipe, runs: Path) -> dict:
@@ -58,7 +42,7 @@ def row(name: str, seed: int, data: Dataset, recipe: Recipe, runs: Path) -> dict
         "train_accuracy": round(100 * events[-1].train_accuracy, 2),
         "held_out_accuracy": round(100 * events[-1].test_accuracy, 2),
         "epochs": recipe.epochs,
-        **{key: value for key, value in evidence().items() if key != "command"},
+        **{key: value for key, value in environment().items() if key != "command"},
     }
 
 
@@ -72,7 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "ranking.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    data = load(given.data)
+    data = load_data(f"cifar10:{given.data}", image_size=16, held_out=5000)
     schedule = OneCycle(warmup=0.15)
     recipe = Recipe(epochs=given.epochs, optimizer=SGD(0.3), schedule=schedule, augment=Augment(pad=2))
     for seed in given.seeds:
@@ -82,7 +66,7 @@ def main() -> None:
                 finished = row(name, seed, data, recipe, given.runs)
                 file.write_text(json.dumps(finished))
             rows = [json.loads(path.read_text()) for path in sorted(given.runs.glob("*.json"))]
-            record = {"data": data.to_dict(), "recipe": recipe.to_dict(), "rows": rows, **evidence()}
+            record = {"recipe": recipe.to_dict(), "rows": rows, **environment(data=data.to_dict())}
             given.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
