@@ -45,7 +45,8 @@ def command() -> str:
     name = "python -m pnnh" if program.name == "__main__.py" else program.name
     if program.resolve().parent.parts[-2:] == ("results", "scripts"):
         name = f"python results/scripts/{program.name}"
-    return " ".join([name, *map(shlex.quote, sys.argv[1:])])
+    line = " ".join([name, *map(shlex.quote, sys.argv[1:])])
+    return line.encode(errors="backslashreplace").decode()  # arguments may hold bytes that are no UTF-8
 
 
 def code_version() -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import datetime
 import platform
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pnnh import __version__, report
+from pnnh import __version__, provenance, report
 from pnnh._errors import UsageError
 from pnnh.analysis import Dissipation
 from pnnh.data.load import NAMES
@@ -93,7 +92,7 @@ def verdict(diagnosis: Dissipation) -> str:
 
 def write(found: Sequence[Dissipation], out: Path) -> list[Path]:
     """diagnosis.json, .csv and .html in `out`."""
-    command = "pnnh " + " ".join(sys.argv[1:])
+    command = provenance.command()
     versions = f"pnnh {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
     evidence = [command, versions, f"{platform.machine()}, {datetime.date.today()}", *map(_measured, found)]
     nets = [

@@ -34,7 +34,8 @@ def run(
     reported as diverged and the others go on; the exit status is 1 only if all of them did.
 
     Args:
-        data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg).
+        data: digits, cifar10, cifar100, fashion-mnist, imagenette64 or folder:PATH (train/CLASS/*.jpg and
+            test/CLASS/*.jpg); cifar10:PATH says where the set lies.
         methods: Default plain, residual, pnnh. Others: residual_same_block, residual_narrow,
             residual_short, residual_shared, residual_2015, pnnh_wide, diracnet, repvgg, isonet, tat; for ViTs
             residual, plain, pnnh, skip_init.

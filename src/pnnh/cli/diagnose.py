@@ -25,8 +25,8 @@ def run(
 
     Args:
         models: timm names, checkpoint folders or module:function; in the report all are drawn over the first.
-        data: Data set to take images from: digits, cifar10, cifar100, fashion-mnist or folder:PATH; by default a
-            checkpoint's own, else digits.
+        data: Data set to take images from: digits, cifar10, cifar100, fashion-mnist, imagenette64 or folder:PATH;
+            by default a checkpoint's own, else digits.
         images: A directory of image files instead.
         num: Number of images, at least 8; half fit the readout, half score it.
         dists: torchvision's vgg16-397923af.pth: adds the DISTS column (needs pip install 'pnnh[dists]').

@@ -42,8 +42,8 @@ def run(
 
     Args:
         model: A timm name (pnnh_resnet20, resnet18, ...), a folder this command wrote, or module:function.
-        data: digits, cifar10, cifar100, fashion-mnist or folder:PATH (train/CLASS/*.jpg and test/CLASS/*.jpg); or,
-            decoded as needed, imagefolder:PATH.
+        data: digits, cifar10, cifar100, fashion-mnist, imagenette64, folder:PATH (train/CLASS/*.jpg and
+            test/CLASS/*.jpg) or, decoded as needed, imagefolder:PATH; cifar10:PATH says where the set lies.
         out: Folder for model.safetensors, record.json, manifest.json, events.jsonl and state/.
         recipe: default (SGD, one cycle), fast (the same at 0.3 for 30 epochs), long (200 epochs as in the literature),
             muon (the default with Muon), or as "ResNet strikes back": a3 (100 epochs, best
