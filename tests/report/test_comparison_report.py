@@ -88,10 +88,10 @@ def test_a_residual_net_of_another_depth_counts_where_it_is_as_large():
 
 def test_chance_test_size_and_gaps_are_named():
     lines = said(results(num_test=360, pnnh=[12.0], plain=[50.0], train=0.995))
-    assert "Accuracies are shares of 360 test images; guessing gives 10 %." in lines
+    assert "Accuracies are shares of 360 test images; always the same answer gives 10 %." in lines
     assert "PNNH of depth 20: 12.0 % is not distinguishable from guessing." in lines
     assert "plain of depth 20: training accuracy, 99.5 %, is 49.5 points above test accuracy" in lines
-    assert "guessing gives 1 %" in said(results(classes=100, pnnh=[50]))
+    assert "always the same answer gives 1 %" in said(results(classes=100, pnnh=[50]))
     assert "above test" not in said(results(pnnh=[80.0]))
 
 

@@ -46,11 +46,10 @@ def run(
             test/CLASS/*.jpg) or, decoded as needed, imagefolder:PATH; cifar10:PATH says where the set lies.
         out: Folder for model.safetensors, record.json, manifest.json, events.jsonl and state/.
         recipe: default (SGD, one cycle), fast (the same at 0.3 for 30 epochs), long (200 epochs as in the literature),
-            muon (the default with Muon), or as "ResNet strikes back": a3 (100 epochs, best
-            at 160 px), a2 (300 epochs).
+            muon (the default with Muon), or as "ResNet strikes back": a3 (100 epochs, best at 160 px), a2 (300 epochs).
         epochs: Passes over the training images; default 10, or the recipe's.
         batch_size: Images a step, over all processes; default 128, or 64 below 10,000 training images; a2, a3: 2048.
-        lr: Largest learning rate; default 0.1, or the recipe's.
+        lr: Largest learning rate; default that of `pnnh compare` for the same net and recipe, else the recipe's.
         seed: Of the weights, the order of the images and the augmentation.
         image_size: Pixels a side; default the data's own.
         channels: 1 for grey, 3 for colour; default the data's own.
@@ -64,7 +63,7 @@ def run(
         trust: Run the code that a checkpoint's record names (module:function).
     """
     print(f"pnnh train: {model} on {data}, device {device}", flush=True)
-    from pnnh.compare import CNN_RECIPES
+    from pnnh.compare import CNN_RECIPES, rate_for
     from pnnh.data import load_data
     from pnnh.train import (
         DDP,
@@ -88,6 +87,7 @@ def run(
     chosen = {"epochs": epochs, "batch_size": batch_size}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     plan = CNN_RECIPES[recipe](images, amp=amp, **chosen)
+    lr = rate_for(model, recipe) if lr is None else lr
     plan = plan if lr is None else plan.with_lr(lr)
     network, spec = _build(model, images, seed, trust)
     held = {"ddp": DDP(), "fsdp2": FSDP2()}[parallel]

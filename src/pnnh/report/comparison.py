@@ -154,8 +154,9 @@ def reading(results: Mapping[str, Any]) -> list[str]:
                 "residual_narrow, residual_short and residual_same_block are methods for this."
             )
     lines += [_deeper(net, nets, data["num_test"]) for net in nets if _shallower(net, nets)]
-    chance = 100 / data["num_classes"]
-    size = f"Accuracies are shares of {data['num_test']:,} test images; guessing gives {chance:.3g} %."
+    commonest = [row["curve"][-1].get("chance") or 0 for row in rows if row.get("curve")]
+    chance = 100 * max(1 / data["num_classes"], *commonest, 0)
+    size = f"Accuracies are shares of {data['num_test']:,} test images; always the same answer gives {chance:.3g} %."
     return [size, *lines, *[line for net in nets for line in _warnings(net, chance, data["num_test"])]]
 
 
