@@ -92,19 +92,28 @@ def anchors(data: Mapping[str, Any]) -> dict[str, tuple[Anchor, ...]]:
 
 
 def frontier(results: Mapping[str, Any]) -> str:
-    """The figure of `results` (rows and data): a mark per net, a line per method through the means of its depths."""
+    """The figure of `results` (rows and data): a mark per net, a line per method through the means of its depths.
+
+    Nets more than 12 points below the best stand at the lower edge, with an arrow and their accuracy.
+    """
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
     rows = [row for row in results["rows"] if row["test_accuracy"] is not None]
     published = [anchor for source in anchors(results["data"]).values() for anchor in source]
+    floor = 100 * max((row["test_accuracy"] for row in rows), default=0) - 12
     with draw(3, width=11, height=4.4, sharey=True) as figure:
         for axes, (cost, label) in zip(figure.axes, COSTS, strict=True):
             for method in dict.fromkeys(row["method"] for row in rows):
-                _draw(axes, method, [row for row in rows if row["method"] == method and row.get(cost)], cost)
+                _draw(axes, method, [row for row in rows if row["method"] == method and row.get(cost)], cost, floor)
             for anchor in published:
                 where = {"num_params": anchor.params, "macs": anchor.macs, "step_ms": None}[cost]
                 if where is not None:
                     axes.plot(where, anchor.accuracy, "*", color="#777777", markersize=9, markerfacecolor="none")
                     axes.annotate(anchor.label, (where, anchor.accuracy), (4, 4), textcoords="offset points", size=7)
             axes.set(xscale="log", xlabel=label)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         figure.axes[0].set_ylabel("test accuracy, %")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         if handles:
@@ -112,10 +121,14 @@ def frontier(results: Mapping[str, Any]) -> str:
     return figure.svg
 
 
-def _draw(axes, method: str, rows: Sequence[Mapping[str, Any]], cost: str) -> None:
+def _draw(axes, method: str, rows: Sequence[Mapping[str, Any]], cost: str, floor: float) -> None:
     style = look(method).style()
-    axes.plot([r[cost] for r in rows], [100 * r["test_accuracy"] for r in rows], **style | {"linestyle": ""}, alpha=0.5)
+    height = [max(floor, 100 * row["test_accuracy"]) for row in rows]
+    axes.plot([row[cost] for row in rows], height, **style | {"linestyle": ""}, alpha=0.5)
     depths = {row["depth"]: [r for r in rows if r["depth"] == row["depth"]] for row in rows}
     means = [(fmean(r[cost] for r in d), 100 * fmean(r["test_accuracy"] for r in d)) for _, d in sorted(depths.items())]
+    for where, mean in means:
+        if mean < floor:
+            axes.annotate(f"\u2193 {mean:.0f} %", (where, floor), (-10, 6), textcoords="offset points", size=7)
     if means:
-        axes.plot(*zip(*means, strict=True), **style, label=look(method).label)
+        axes.plot(*zip(*((x, max(floor, y)) for x, y in means), strict=True), **style, label=look(method).label)
