@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from _evidence import evidence
 
-from pnnh.compare import Cell, Comparison, Observer, Results, compare
+from pnnh.compare import Cell, Cnn, Comparison, Imagenet, Observer, Results, compare
 from pnnh.data import Dataset, load_data
 from pnnh.report import json_text, write_text
 from pnnh.train import Execution
@@ -39,10 +39,11 @@ class Part:
     seeds: tuple[int, ...]
     data: str = "cifar10"
     recipe: str = "fast"
+    family: Cnn = field(default_factory=Cnn)
 
     @property
     def record(self) -> str:
-        return f"{self.data}-{self.recipe}"
+        return f"{self.data.rpartition('/')[2]}-{self.recipe}"
 
 
 PARTS = (
@@ -57,6 +58,7 @@ PARTS = (
     Part("long", ("residual", "pnnh", "residual_short"), (20,), (0,), recipe="long"),
     Part("cifar100", MAIN, (20,), (0, 1), data="cifar100"),
     Part("cifar100", MAIN, (56,), (0,), data="cifar100"),
+    Part("imagenette", tuple(Imagenet.methods), (18,), (0, 1), "folder:~/.cache/pnnh/imagenette64", family=Imagenet()),
 )
 
 
@@ -125,7 +127,7 @@ def main() -> None:
         data: Dataset = loaded[part.data]
         keeper.record = part.record
         common = {"recipe": part.recipe, "choices": choices, "execution": execution, "jobs": asked.jobs}
-        nets = {"methods": part.methods, "depths": part.depths, "seeds": part.seeds}
+        nets = {"family": part.family, "methods": part.methods, "depths": part.depths, "seeds": part.seeds}
         compare(data, **nets, **common, out=asked.out / part.record, observer=keeper)
 
 

@@ -18,6 +18,7 @@ from pnnh.compare import (
     Cell,
     Cnn,
     Comparison,
+    Imagenet,
     Method,
     Observer,
     Vit,
@@ -293,3 +294,15 @@ def test_the_command_reports_a_diverged_net_and_fails_only_if_all_are(tmp_path, 
     page = (tmp_path / "report.html").read_text()
     assert "Depth 8, seed 0: the PNNH net diverged: the loss is not finite" in page
     assert ">diverged<" in page
+
+
+def test_the_imagenet_shaped_family_has_one_depth_and_its_own_methods(data):
+    family = Imagenet()
+    for method in family.usual:
+        with torch.device("meta"):
+            model, spec = family.build(method, 18, data)
+        assert spec["name"] == family.methods[method].model.format(18)
+        assert (model.num_classes, model.in_chans, spec["kwargs"]["num_classes"]) == (10, 1, 10)
+        assert family.rate(method, 18, "fast", 0.3) == 0.3
+    with pytest.raises(UsageError, match="depth 20 must be 18"):
+        Comparison(Recipe(), methods=("pnnh",), depths=(20,), family=family)

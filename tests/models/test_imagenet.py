@@ -79,3 +79,22 @@ def test_plain_by_certificate_and_fused_by_name(name):
     again = timm.create_model(name, inference_mode=True)
     again.load_state_dict(fused.state_dict())
     torch.testing.assert_close(again(x), model(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("classes", "channels"), [(1000, 3), (10, 3), (10, 1)])
+def test_the_narrow_residual_twin_has_the_parameters_of_the_pnnh_net(classes, channels):
+    def size(name):
+        with torch.device("meta"):
+            return count_params(timm.create_model(name, num_classes=classes, in_chans=channels))
+
+    assert size("residual_resnet18_narrow") == pytest.approx(size("pnnh_resnet18"), rel=0.03)
+    assert size("residual_resnet18") == size("plain_resnet18") + 2 * 512
+
+
+def test_the_residual_twin_is_timms_net_without_projections():
+    """The same 3x3 kernels; its shortcuts have no parameters, and a norm stands before the pooling."""
+    twin, ours = on_meta("resnet18"), on_meta("residual_resnet18")
+    kernels = sorted(tuple(p.shape) for n, p in twin.named_parameters() if p.ndim == 4 and "downsample" not in n)
+    assert kernels == sorted(tuple(p.shape) for p in ours.parameters() if p.ndim == 4)
+    net = timm.create_model("residual_resnet_test")
+    assert all(torch.allclose(block.norm2.weight, torch.tensor(0.3)) for stage in net.stages for block in stage)

@@ -21,7 +21,7 @@ def run(
     lr: MaybeFloat = None,
     recipe: Literal["default", "fast", "long", "muon"] = "default",
     held_out: MaybeInt = None,
-    family: Literal["cnn", "vit"] = "cnn",
+    family: Literal["cnn", "imagenet", "vit"] = "cnn",
     width: int = 96,
     patch: int = 4,
     device: str = "auto",
@@ -50,7 +50,8 @@ def run(
         lr: Largest learning rate of all methods; default each method's own.
         recipe: default (10 epochs), fast (30), long (200, as in the literature), or muon (10, Muon in place of SGD).
         held_out: Test on so many training images instead of the test images: for tuning.
-        family: cnn, or vit for Vision Transformers, which have the recipes default and muon.
+        family: cnn (for small images), imagenet (for images of 64 pixels and more; depth 18, methods plain, residual,
+            residual_narrow, pnnh), or vit (Vision Transformers, which have the recipes default and muon).
         width: Of a ViT's tokens, a multiple of 32.
         patch: Pixels a side of a ViT's patches.
         device: auto, cpu, cuda, cuda:1, ...
@@ -60,7 +61,7 @@ def run(
     """
     print(f"pnnh compare: {', '.join(methods)} on {data}, device {device}", flush=True)
     from pnnh.cli._compare import Board, how_many, write
-    from pnnh.compare import Cnn, Vit, compare
+    from pnnh.compare import Cnn, Imagenet, Vit, compare
     from pnnh.train import Execution, pick_device
 
     epochs = 8 if epochs is None and data == "digits" and recipe in ("default", "muon") else epochs
@@ -72,7 +73,7 @@ def run(
             depths=depths,
             seeds=tuple(map(check_seed, seeds)),
             recipe=recipe,
-            family=Vit(width, patch) if family == "vit" else Cnn(),
+            family={"cnn": Cnn(), "imagenet": Imagenet()}.get(family) or Vit(width, patch),
             image_size=image_size,
             limit=limit,
             held_out=held_out,

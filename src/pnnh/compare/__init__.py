@@ -3,7 +3,7 @@
 from pnnh.compare.cells import Observer, run, run_cell, survival
 from pnnh.compare.compare import compare
 from pnnh.compare.comparison import Cell, Comparison
-from pnnh.compare.methods import CNN_METHODS, VIT_METHODS, Cnn, Method, Vit, rate_for
+from pnnh.compare.methods import CNN_METHODS, VIT_METHODS, Cnn, Imagenet, Method, Vit, rate_for
 from pnnh.compare.recipes import CNN_RECIPES, VIT_RECIPES, recipe_for
 from pnnh.compare.results import Results, summary
 
@@ -15,6 +15,7 @@ __all__ = [
     "Cell",
     "Cnn",
     "Comparison",
+    "Imagenet",
     "Method",
     "Observer",
     "Results",

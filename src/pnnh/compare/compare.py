@@ -47,7 +47,7 @@ def compare(
         seeds: of the weights, the order of the images and their augmentation.
         recipe: the name of one of the family's recipes ("default", "fast", "long", "muon", ...), with which every
             method has its own tuned rate, or a Recipe, which holds as it is.
-        family: `Cnn()` (default), or `Vit(width, patch)`.
+        family: `Cnn()` (default), `Imagenet()`, or `Vit(width, patch)`.
         image_size, limit, held_out: as for `pnnh.load_data`.
         lr: one peak of the learning rate for all methods, in place of their own.
         choices: entries of `Recipe` that replace those of the named recipe, e.g. {"epochs": 3, "amp": "bf16"}.

@@ -1,4 +1,4 @@
-"""The nets that can be compared, by the name of their method, in two families: convolutional nets and ViTs.
+"""The nets that can be compared, by method, in three families: convolutional nets shaped for CIFAR or ImageNet, ViTs.
 
 A twin differs from the PNNH net as little as its question allows: all have the same start of a block's last norm, the
 same norm before the pooling, the same recipe. A method's learning rate is its own, tuned with the same budget for all.
@@ -41,6 +41,12 @@ CNN_METHODS: dict[str, Method] = {
     "isonet": Method("cifar_isonet{}", {"gamma": 0.01}),
     "tat": Method("cifar_tatnet{}"),
 }
+IMAGENET_METHODS: dict[str, Method] = {
+    "plain": Method("plain_resnet{}"),
+    "residual": Method("residual_resnet{}"),
+    "residual_narrow": Method("residual_resnet{}_narrow"),
+    "pnnh": Method("pnnh_resnet{}"),
+}
 AVERAGED = {"global_pool": "avg", "class_token": False}  # as our nets pool
 VIT_METHODS: dict[str, Method] = {
     "residual": Method("vit_tiny_patch16_224", AVERAGED),
@@ -72,6 +78,7 @@ class Cnn:
     rates: ClassVar[Mapping[str, Mapping[str, float]]] = CNN_RATES
     usual: ClassVar[tuple[str, ...]] = ("plain", "residual", "pnnh")
     depths: ClassVar[tuple[int, ...]] = (20, 56)
+    named: ClassVar[tuple[int, ...]] = registry.DEPTHS  # depths at which the registry has all nets
 
     def check(self, depth: int) -> None:
         """Raises UsageError for a depth that no net of this family has."""
@@ -86,7 +93,7 @@ class Cnn:
         sizes = {"num_classes": data.num_classes, "in_chans": data.channels}
         kwargs = sizes | self.methods[method].options | options
         name = model.format(depth)
-        if depth not in registry.DEPTHS:  # no name of its own (a depth of 50 names an ImageNet-shaped net)
+        if depth not in self.named:  # a depth of 50 names an ImageNet-shaped net
             name, kwargs = model.format(20), {"depth": depth} | kwargs
         return timm.create_model(name, **kwargs), {"name": name, "kwargs": kwargs}
 
@@ -97,6 +104,26 @@ class Cnn:
     def settings(self) -> dict[str, Any]:
         """What a record says of the family beside the methods and depths."""
         return {"family": "cnn"}
+
+
+@dataclass(frozen=True)
+class Imagenet(Cnn):
+    """Nets of ResNet-18's shape, for images of 64 pixels and more; the recipe's rate holds for all."""
+
+    methods: ClassVar[Mapping[str, Method]] = IMAGENET_METHODS
+    rates: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+    usual: ClassVar[tuple[str, ...]] = tuple(IMAGENET_METHODS)
+    depths: ClassVar[tuple[int, ...]] = (18,)
+    named: ClassVar[tuple[int, ...]] = (18,)
+
+    def check(self, depth: int) -> None:
+        """Raises UsageError for another depth than 18."""
+        if depth not in self.named:
+            raise UsageError(f"depth {depth} must be 18: the ImageNet-shaped nets that have twins of all kinds")
+
+    def settings(self) -> dict[str, Any]:
+        """As `Cnn.settings`."""
+        return {"family": "imagenet"}
 
 
 HEAD_WIDTH = 32

@@ -14,7 +14,7 @@ from pnnh.models.cifar import (
     ShortResNet,
     layers_per_stage,
 )
-from pnnh.models.imagenet import PlainBottleneckImagenet, PlainImagenet, PnnhImagenet
+from pnnh.models.imagenet import NarrowImagenet, PlainBottleneckImagenet, PlainImagenet, PnnhImagenet, ResidualImagenet
 from pnnh.models.rivals import DiracNet, IsoNet, RepVgg, TatNet
 from pnnh.models.vit import CutSkipVit, PlainVit, PnnhVit
 
@@ -24,6 +24,7 @@ __all__ = [
     "CutSkipVit",
     "DiracNet",
     "IsoNet",
+    "NarrowImagenet",
     "NarrowResNet",
     "PlainBottleneckImagenet",
     "PlainImagenet",
@@ -33,6 +34,7 @@ __all__ = [
     "PnnhResNet",
     "PnnhVit",
     "RepVgg",
+    "ResidualImagenet",
     "SameBlockResNet",
     "SharedResNet",
     "ShortResNet",

@@ -11,6 +11,7 @@ Every stage maps x [B, in, H, W] to [B, C, H / stride, W / stride], as a plain s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import cycle
 
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from pnnh.layers import AlternatingStage, CoderConv, LearnerConv, PlainOptions, Transition
 from pnnh.layers.coder import coders
+
+GAIN = 0.3  # where the last norm of a residual block starts, as loud as a PNNH net's writes (chosen)
 
 
 class ConvNormAct(nn.Sequential):
@@ -133,3 +136,17 @@ class SameBlockStage(nn.Module):
         for learn, write, coder in zip(self.learners, self.writes, cycle(self.coders), strict=False):
             h = c = self.act(c + write(learn(h), coder.weight))
         return c
+
+
+def residual_params(
+    num_layers: Sequence[int], widths: Sequence[int], *, stem_side: int = 3, num_classes: int = 10, in_chans: int = 3
+) -> int:
+    """Number of parameters of a net of residual stages with a stem of the first width and a norm before the pooling.
+
+    Derived: kernels of 3x3 (the stem's: `stem_side`), two numbers a norm and channel, the classifier.
+    """
+    count, before = (stem_side**2 * in_chans + 2) * widths[0], widths[0]
+    for layers, width in zip(num_layers, widths, strict=True):
+        count += 9 * before * width + (layers - 1) * 9 * width**2 + 2 * layers * width
+        before = width
+    return count + 2 * before + num_classes * (before + 1)

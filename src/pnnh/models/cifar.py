@@ -16,16 +16,22 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import torch
 from torch import nn
 
 from pnnh.layers import PlainOptions
-from pnnh.models.baselines import ChainStage, ConvNormAct, ResidualStage, SameBlockStage, SharedResidualStage
-from pnnh.models.staged import PnnhNet, StagedNet
+from pnnh.models.baselines import (
+    GAIN,
+    ChainStage,
+    ConvNormAct,
+    ResidualStage,
+    SameBlockStage,
+    SharedResidualStage,
+    residual_params,
+)
+from pnnh.models.staged import PnnhNet, StagedNet, params_on_meta
 
 Three = tuple[int, int, int]
 WIDTHS = (16, 32, 64)
-GAIN = 0.3
 
 
 def layers_per_stage(depth: int) -> int:
@@ -132,33 +138,26 @@ class ShortResNet(CifarResNet):
         super().__init__(short_depth(depth, widths, *ends), widths, **kwargs)
 
 
-def residual_params(depth: int, widths: Three, num_classes: int = 10, in_chans: int = 3) -> int:
-    """Number of parameters of a CifarResNet (derived: 3x3 kernels, two numbers a norm and channel, the classifier)."""
-    count, before = 9 * in_chans * widths[0] + 2 * widths[0], widths[0]
-    for width in widths:
-        layers = layers_per_stage(depth)
-        count += 9 * before * width + (layers - 1) * 9 * width**2 + 2 * layers * width
-        before = width
-    return count + 2 * before + num_classes * (before + 1)
-
-
-@lru_cache
-def pnnh_params(depth: int, widths: Three = WIDTHS, num_classes: int = 10, in_chans: int = 3) -> int:
-    """Number of parameters of the default PnnhResNet of this size, counted on the meta device."""
-    with torch.device("meta"):
-        net = PnnhResNet(depth, widths, num_classes=num_classes, in_chans=in_chans)
-    return sum(parameter.numel() for parameter in net.parameters())
-
-
 def narrow_widths(depth: int, num_classes: int = 10, in_chans: int = 3) -> Three:
     """Widths (w / 4, w / 2, w), rounded, with which a CifarResNet's parameters come nearest to the PNNH net's."""
-    wanted = pnnh_params(depth, WIDTHS, num_classes, in_chans)
     choices = [(round(width / 4), round(width / 2), width) for width in range(4, WIDTHS[-1] + 1)]
-    return min(choices, key=lambda widths: abs(residual_params(depth, widths, num_classes, in_chans) - wanted))
+    return min(choices, key=lambda widths: _distance(depth, WIDTHS, depth, widths, num_classes, in_chans))
 
 
 def short_depth(depth: int, widths: Three = WIDTHS, num_classes: int = 10, in_chans: int = 3) -> int:
     """The depth 6n + 2 at which a CifarResNet's parameters come nearest to those of the PNNH net of `depth`."""
-    wanted = pnnh_params(depth, widths, num_classes, in_chans)
     choices = range(8, depth + 1, 6)
-    return min(choices, key=lambda shorter: abs(residual_params(shorter, widths, num_classes, in_chans) - wanted))
+    return min(choices, key=lambda shorter: _distance(depth, widths, shorter, widths, num_classes, in_chans))
+
+
+def _distance(depth: int, widths: Three, depth2: int, widths2: Three, num_classes: int, in_chans: int) -> int:
+    """How many parameters lie between a PNNH net and a CifarResNet of the second depth and widths."""
+    layers = (layers_per_stage(depth2),) * 3
+    residual = residual_params(layers, widths2, num_classes=num_classes, in_chans=in_chans)
+    return abs(residual - pnnh_params(depth, tuple(widths), num_classes, in_chans))
+
+
+@lru_cache
+def pnnh_params(depth: int, widths: Three = WIDTHS, num_classes: int = 10, in_chans: int = 3) -> int:
+    """Number of parameters of the default PnnhResNet of this size."""
+    return params_on_meta(lambda: PnnhResNet(depth, widths, num_classes=num_classes, in_chans=in_chans))

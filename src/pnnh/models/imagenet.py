@@ -3,17 +3,20 @@
 PnnhImagenet             plain layers with a shared coder      no residual connection
 PlainImagenet            conv-norm-relu                        no residual connection, no coder
 PlainBottleneckImagenet  1x1, 3x3, 1x1                         no residual connection, no coder
-the residual twins are timm's own resnet18, resnet34, resnet50
+ResidualImagenet         residual blocks, shortcuts without parameters, with the start and the head of a PNNH net
+NarrowImagenet           the same, as narrow as a PnnhImagenet has parameters
+timm's own resnet18, resnet34, resnet50 are the residual nets as published
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from torch import nn
 
-from pnnh.models.baselines import BottleneckChainStage, ChainStage, ConvNormAct
-from pnnh.models.staged import PnnhNet, StagedNet
+from pnnh.models.baselines import GAIN, BottleneckChainStage, ChainStage, ConvNormAct, ResidualStage, residual_params
+from pnnh.models.staged import PnnhNet, StagedNet, params_on_meta
 
 Four = tuple[int, int, int, int]
 BASIC_WIDTHS = (64, 128, 256, 512)
@@ -58,6 +61,26 @@ class PlainImagenet(ImagenetNet):
         return ChainStage(in_chans, out_chans, num_layers, stride=stride)
 
 
+class ResidualImagenet(ImagenetNet):
+    """The residual twin: a norm before the pooling, the last norm of each block starts at `gain`."""
+
+    def __init__(self, num_layers: Four = (4, 4, 4, 4), widths: Four = BASIC_WIDTHS, *, gain: float = GAIN, **kwargs):
+        self.gain = gain
+        super().__init__(num_layers, widths, **{"head_norm": nn.BatchNorm2d} | kwargs)
+
+    def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
+        return ResidualStage(in_chans, out_chans, num_layers, stride=stride, gain=self.gain)
+
+
+class NarrowImagenet(ResidualImagenet):
+    """The residual twin, so narrow that it has as many parameters as the default PnnhImagenet (within 3 %)."""
+
+    def __init__(self, num_layers: Four = (4, 4, 4, 4), widths: Four | None = None, **kwargs):
+        ends = kwargs.get("num_classes", 1000), kwargs.get("in_chans", 3)
+        widths = widths or narrow_widths(tuple(num_layers), *ends)
+        super().__init__(num_layers, widths, **{"stem_width": widths[0]} | kwargs)
+
+
 class PlainBottleneckImagenet(ImagenetNet):
     """The plain twin of timm's ResNets of bottlenecks."""
 
@@ -77,3 +100,12 @@ class PnnhImagenet(PnnhNet, ImagenetNet):
         self, num_layers: Four = (4, 4, 4, 4), widths: Four = BASIC_WIDTHS, *, learner_ratio: float = 0.875, **kwargs
     ):
         super().__init__(num_layers, widths, learner_ratio=learner_ratio, **kwargs)
+
+
+@lru_cache
+def narrow_widths(num_layers: Four, num_classes: int = 1000, in_chans: int = 3) -> Four:
+    """Widths (w, 2 w, 4 w, 8 w) with which a ResidualImagenet's parameters come nearest to the default PNNH net's."""
+    ends = {"num_classes": num_classes, "in_chans": in_chans}
+    wanted = params_on_meta(lambda: PnnhImagenet(num_layers, **ends))
+    choices = [(width, 2 * width, 4 * width, 8 * width) for width in range(4, BASIC_WIDTHS[0] + 1)]
+    return min(choices, key=lambda widths: abs(residual_params(num_layers, widths, stem_side=7, **ends) - wanted))

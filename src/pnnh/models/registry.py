@@ -44,10 +44,13 @@ IMAGENET_NETS: dict[str, tuple[type[imagenet.ImagenetNet], dict[str, Any]]] = {
     "pnnh_resnet18": (imagenet.PnnhImagenet, {"num_layers": (4, 4, 4, 4)}),
     "pnnh_resnet34": (imagenet.PnnhImagenet, {"num_layers": (6, 8, 12, 6), "learner_ratio": 0.75}),
     "pnnh_resnet50": (imagenet.PnnhImagenet, LAYOUT50),
+    "residual_resnet18": (imagenet.ResidualImagenet, {"num_layers": (4, 4, 4, 4)}),
+    "residual_resnet18_narrow": (imagenet.NarrowImagenet, {"num_layers": (4, 4, 4, 4)}),
     "plain_resnet18": (imagenet.PlainImagenet, {"num_layers": (4, 4, 4, 4)}),
     "plain_resnet34": (imagenet.PlainImagenet, {"num_layers": (6, 8, 12, 6)}),
     "plain_resnet50": (imagenet.PlainBottleneckImagenet, BOTTLENECKS50),
     "pnnh_resnet_test": (imagenet.PnnhImagenet, TEST),
+    "residual_resnet_test": (imagenet.ResidualImagenet, TEST),
     "plain_resnet_test": (imagenet.PlainImagenet, TEST),
 }
 VITS = {"pnnh_vit": vit.PnnhVit, "plain_vit": vit.PlainVit, "cutskip_vit": vit.CutSkipVit}

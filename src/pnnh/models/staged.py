@@ -152,6 +152,12 @@ def shared_kernels(net: nn.Module) -> set[str]:
     return {name for name, _ in net.named_parameters() if name.rpartition(".")[0] in owners}
 
 
+def params_on_meta(build: Callable[[], nn.Module]) -> int:
+    """Number of parameters of the net that `build` makes, without making its weights."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in build().parameters())
+
+
 class PnnhNet(StagedNet):
     """A net of plain stages: each layer has its own learner, the layers of a stage share a coder.
 
