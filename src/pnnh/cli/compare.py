@@ -26,7 +26,6 @@ def run(
     patch: int = 4,
     device: str = "auto",
     amp: Literal["fp32", "bf16"] = "fp32",
-    compile: bool = False,
     jobs: MaybeInt = None,
 ) -> int:
     """Train methods x depths x seeds under one recipe; print a table, write results.json and report.html to --out.
@@ -56,13 +55,12 @@ def run(
         patch: Pixels a side of a ViT's patches.
         device: auto, cpu, cuda, cuda:1, ...
         amp: Arithmetic of the forward pass.
-        compile: torch.compile the nets; the first step of each takes long, on a CPU it needs a C++ compiler.
         jobs: Nets trained at the same time; default one per CPU core on a CPU (at most 4), one on a GPU.
     """
     print(f"pnnh compare: {', '.join(methods)} on {data}, device {device}", flush=True)
     from pnnh.cli._compare import Board, how_many, write
     from pnnh.compare import Cnn, Imagenet, Vit, compare
-    from pnnh.train import Execution, pick_device
+    from pnnh.train import pick_device
 
     epochs = 8 if epochs is None and data == "digits" and recipe in ("default", "muon") else epochs
     entries = {"epochs": epochs, "batch_size": batch_size, "amp": amp}
@@ -79,7 +77,6 @@ def run(
             held_out=held_out,
             lr=lr,
             choices={name: value for name, value in entries.items() if value is not None},
-            execution=Execution(compile=compile),
             device=device,
             jobs=how_many(jobs, pick_device(device)),
             out=out,
