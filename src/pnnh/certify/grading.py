@@ -1,7 +1,8 @@
 """The definition of a plain network, as arithmetic on an abstract graph: no torch here.
 
 Every value carries the interval [low, high] of the number of activations on paths from the input to it (None: no such
-path, a constant). A network is plain iff at no additive join two operands carry different intervals. Source: derived.
+path, a constant), and the same for max pools. A network is plain iff at no additive join two operands carry different
+intervals of either. Source: derived.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["input", "constant", "linear", "activation", "join", "gate", "affine_gate"]
+Kind = Literal["input", "constant", "linear", "activation", "pool", "join", "gate", "weighing"]
 Interval = tuple[int, int] | None
 
 
@@ -18,9 +19,9 @@ Interval = tuple[int, int] | None
 class Value:
     """One value: how it is made and from which others.
 
-    kind: `input` starts paths; `constant` starts none; `linear` passes its operand on; `activation` adds one; `join`
-    adds, concatenates or selects among its operands; `gate` multiplies them; `affine_gate` adds its first operand to
-    the product of the others (addmm with data on both sides).
+    kind: `input` starts paths; `constant` starts none; `linear` passes its operand on; `activation` and `pool` add one;
+    `join` adds, concatenates or selects among its operands; `gate` multiplies them; `weighing` multiplies values by
+    attention weights, and counts as a gate that is never an activation.
     """
 
     kind: Kind
@@ -38,29 +39,27 @@ def differ(intervals: Sequence[Interval]) -> bool:
     return len({interval for interval in intervals if interval is not None}) > 1
 
 
-def grade(graph: Mapping[Hashable, Value]) -> dict[Hashable, Interval]:
-    """Interval of every value; `graph` lists each value after its operands. One pass, linear in the edges."""
+def grade(graph: Mapping[Hashable, Value], counted: Kind = "activation") -> dict[Hashable, Interval]:
+    """Interval of every value; `graph` lists each value after its operands. One pass, linear in the edges.
+
+    A gate whose union is the interval of one of its operands leaves no trace, as h * h; it counts as an activation.
+    """
     intervals: dict[Hashable, Interval] = {}
     for name, value in graph.items():
-        if value.kind == "constant":
-            intervals[name] = None
+        if value.kind in ("constant", "input"):
+            intervals[name] = None if value.kind == "constant" else (0, 0)
             continue
-        if value.kind == "input":
-            intervals[name] = (0, 0)
-            continue
-        union = hull([intervals[operand] for operand in value.operands])
-        step = 1 if value.kind == "activation" and union is not None else 0
-        intervals[name] = (union[0] + step, union[1] + step) if union is not None else None
+        known = [interval for interval in (intervals[operand] for operand in value.operands) if interval is not None]
+        union = hull(known)
+        traceless = value.kind == "gate" and counted == "activation" and len(known) > 1 and union in known
+        step = 1 if value.kind == counted or traceless else 0
+        intervals[name] = None if union is None else (union[0] + step, union[1] + step)
     return intervals
 
 
 def operand_groups(value: Value, intervals: Mapping[Hashable, Interval]) -> tuple[list[Interval], list[Interval]]:
     """(what is added, what is multiplied) among the operands of one value, as intervals."""
-    found = [intervals[operand] for operand in value.operands]
+    operands = [intervals[operand] for operand in value.operands]
     if value.kind == "join":
-        return found, []
-    if value.kind == "gate":
-        return [], found
-    if value.kind == "affine_gate":
-        return [found[0], hull(found[1:])], found[1:]
-    return [], []
+        return operands, []
+    return [], operands if value.kind in ("gate", "weighing") else []
