@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from pnnh._errors import UsageError
 
@@ -165,7 +166,10 @@ def left_as_found(model: nn.Module, training: bool | None = None) -> Iterator[No
 def _attributes(module: nn.Module) -> Callable[[], None]:
     """A function that gives `module` the attributes it has now; the items of its own lists and dicts too."""
     known = dict(vars(module))
-    held = [(value, copy.copy(value)) for value in known.values() if isinstance(value, (list, dict, set))]
+    containers = [value for value in known.values() if isinstance(value, (list, dict, set))]
+    held = [
+        (value, copy.copy(value)) for value in containers if not isinstance(value, (immutable_list, immutable_dict))
+    ]
 
     def restore() -> None:
         vars(module).clear()
