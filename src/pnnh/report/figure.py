@@ -1,12 +1,15 @@
-"""Figures as inline SVG text: matplotlib draws, nothing is written to disk, nothing global is changed."""
+"""Figures as inline SVG text: matplotlib draws, nothing is written to disk, no global setting of it is changed."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 COLOURS = ("#3366cc", "#dc7633", "#2e8b57", "#8e44ad", "#c0392b", "#7f8c8d", "#b7950b", "#16a085")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _STYLE = {
     "font.family": "sans-serif",
     "font.size": 9.5,
@@ -21,11 +24,18 @@ _STYLE = {
     "svg.fonttype": "path",
     "svg.hashsalt": "pnnh",
     "lines.linewidth": 1.8,
+    "lines.markersize": 4,
 }
 
 
+def line(index: int) -> dict[str, Any]:
+    """Colour, dashes and marker of the line number `index`: lines differ without colour, too."""
+    dashes = DASHES[index % len(DASHES)]
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": dashes, "marker": MARKERS[index % len(MARKERS)]}
+
+
 class Figure:
-    """What `draw` yields: `.axes` to draw on and, once the block ends, `.svg`."""
+    """The result of `draw`: `.axes` to draw on and, once the block ends, `.svg`."""
 
     def __init__(self, axes):
         self.axes = axes
@@ -34,9 +44,10 @@ class Figure:
 
 @contextmanager
 def draw(columns: int = 1, rows: int = 1, *, width: float = 7.2, height: float = 3.4, **subplots) -> Iterator[Figure]:
-    """Draw a grid of `rows` x `columns` axes (inches: `width` x `height` in all) without a display.
+    """Draw a grid of `rows` x `columns` axes (inches: `width` x `height` over all) without a display.
 
     `figure.axes` is one Axes for a 1 x 1 grid, else matplotlib's array of them. `**subplots` goes to `Figure.subplots`.
+    The background is transparent, so that a page can have its own.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -48,5 +59,5 @@ def draw(columns: int = 1, rows: int = 1, *, width: float = 7.2, height: float =
         figure = Figure(canvas.subplots(rows, columns, **subplots))
         yield figure
         text = io.StringIO()
-        canvas.savefig(text, format="svg", metadata={"Date": None, "Creator": "pnnh"})
+        canvas.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": "pnnh"})
         figure.svg = text.getvalue()[text.getvalue().index("<svg") :]
