@@ -278,7 +278,7 @@ def test_the_command_takes_a_recipe_and_writes_results_and_a_report(tmp_path, ca
     assert {"command", "versions", "device", "code_version", "date", "settings", "data"} <= set(results)
     page = (tmp_path / "report.html").read_text()
     assert "Muon, the same recipe for every method" in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 7  # the picture, two lines a state, the frontier, curves
     assert not re.findall(r"(?:src|href)=\"https?:", page)
     assert "<script" not in page
     assert "report.html" in capsys.readouterr().out

@@ -36,11 +36,11 @@ def test_the_tiles_hold_the_bytes_of_the_view(channels):
 
 
 def test_every_net_and_state_has_its_row_and_its_accuracy_only_when_trained():
-    nets = [("plain", 20, 0.25, {"untrained": view(), "trained": view()}), ("a & b", 20, None, {"untrained": view()})]
+    nets = [("plain", 20, 0.25, {"untrained": view(), "trained": view()}), ("a&b", 20, None, {"untrained": view()})]
     svg = picture(nets)
     assert svg.count("<image") == 9
     assert svg.count("25.0 % correct") == 1
-    assert "a &amp; b" in svg
+    assert "a&amp;b" in svg
     assert ">layer 10<" in svg
     assert len(losses(nets)) == 4
     part = "a third to a fifth of the image is left at the end (R² 0.30), less than half from layer 20 on"

@@ -24,6 +24,7 @@ from pnnh._errors import RunError
 from pnnh._files import write_bytes
 from pnnh._modules import left_as_found
 from pnnh.analysis.probe import probe
+from pnnh.analysis.readback import read_back
 from pnnh.compare.comparison import Cell, Comparison
 from pnnh.cost import cost
 from pnnh.data import Dataset, Split
@@ -135,6 +136,7 @@ def run_cell(
         return row
     sizes = cost(model, (data.channels, data.image_size, data.image_size))
     at_init = survival(model, data)
+    views = {"untrained": view(model, data)} if plan.shows(cell) else {}
     folder = out / "models" / f"{cell.name}-{key}"
     events: list[Epoch] = []
     diverged = None
@@ -149,6 +151,8 @@ def run_cell(
     row |= outcome(events, diverged is None, recipe.batch_size)
     row |= {"model": None if diverged else str(folder.relative_to(out)), "survival_at_init": at_init}
     row |= {"survival_trained": [] if diverged else survival(model, data), "key": key}
+    views |= {"trained": view(model, data)} if views and not diverged else {}
+    row |= {"views": {state: found for state, found in views.items() if found}}
     row |= {"lr": recipe.optimizer.lr, "options": plan.family.methods[cell.method].options}
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -194,3 +198,13 @@ def survival(model: nn.Module, data: Dataset, num_images: int = 128) -> list[flo
     with left_as_found(model, training=True), probe(model, lambda call: alive.append((call.after > 0).float().mean())):
         model(images)
     return torch.stack(alive).tolist() if alive else []
+
+
+def view(model: nn.Module, data: Dataset, num_images: int = 64) -> dict[str, Any] | None:
+    """A test image read back along the net, with the norms' batch statistics; None if there are too few images."""
+    count = min(num_images, len(data.test))
+    if count < 16:
+        return None
+    device = next(model.parameters()).device
+    images = Normalise(data, device)(data.test.pixels(torch.arange(count)).to(device))
+    return read_back(model, images, training=True)

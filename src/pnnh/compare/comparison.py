@@ -51,6 +51,10 @@ class Comparison:
         """Depth by depth, seed by seed, the methods next to each other."""
         return [Cell(m, d, s) for d in self.depths for s in self.seeds for m in self.methods]
 
+    def shows(self, cell: Cell) -> bool:
+        """Whether the report shows an image read back along the net of this cell: the deepest, of the first seed."""
+        return cell.depth == max(self.depths) and cell.seed == self.seeds[0]
+
     def recipe_of(self, cell: Cell) -> Recipe:
         """The common recipe with the learning rate of the cell's method."""
         common = self.recipe.optimizer.lr

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from pnnh.report.figure import draw
 from pnnh.report.frontier import anchors, frontier, look
-from pnnh.report.page import Page, Section
+from pnnh.report.page import Page, Section, evidence_of
+from pnnh.report.picture import losses, picture
+from pnnh.report.picture import reading as picture_reading
 
 OURS = ("pnnh", "pnnh_wide")
 NEAREST = ("residual_narrow", "residual_short", "residual_same_block")  # made to be as large as the PNNH net
@@ -21,10 +23,6 @@ GAP = 15  # points between training and test accuracy that call for a warning
 _COLUMNS = (
     "Params: shared kernels once. MACs: of one image. step ms: one update while training, median of the epochs. "
     "train %: on augmented images, while learning. std: over n seeds."
-)
-_ALIVE = (
-    "Share of positive units after each ReLU on 128 test images, first layer left, last layer right. "
-    "A layer of a PNNH net has a learner and a stream: a dot each."
 )
 
 
@@ -40,6 +38,7 @@ def comparison_page(results: Mapping[str, Any]) -> Page:
     )
     stars = "".join(f" Stars: {source}." for source in anchors(data))
     sections = [
+        *dissipation(rows),
         Section(
             "Accuracy against parameters, multiply-accumulates and time",
             svgs=[frontier(results)],
@@ -48,16 +47,26 @@ def comparison_page(results: Mapping[str, Any]) -> Page:
         Section("What happened", reading=[*reading(results), *divergences(rows)]),
         Section("Results", rows=as_read(table), caption=_COLUMNS),
         Section("Training curves", svgs=[_curves(rows)], caption="Test accuracy after each epoch, a line per net."),
-        Section("Survival by layer", svgs=[_survival(rows)], caption=_ALIVE),
     ]
-    versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
-    evidence = (
-        f"Command: {results['command']}",
-        f"{results['date']}, code {results['code_version']}; {versions}",
-        f"Device: {results['device']}; seeds {sorted({row['seed'] for row in rows})}",
-        f"Data: {data['name']}, {data['num_test']} test images, sha256 {data.get('sha256')}",
+    more = {"Seeds": ", ".join(map(str, sorted({row["seed"] for row in rows})))}
+    more |= {"Data": f"{data['name']}, {data['num_test']} test images, sha256 {data.get('sha256')}"}
+    return Page("Plain, residual and PNNH nets side by side", lead, sections, evidence_of(results, **more))
+
+
+def dissipation(rows: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """One image read back along the deepest nets, and the lines behind the picture; nothing without views."""
+    nets = [(row["method"], row["depth"], row["test_accuracy"], row["views"]) for row in rows if row.get("views")]
+    if not nets:
+        return []
+    caption = (
+        "A test image, and what a linear decoder, fitted on other images, still reads of it at the end of each part of "
+        "a net. R² is the share of the image's variance that is read; a grey average means that nothing is left."
     )
-    return Page("Plain, residual and PNNH nets side by side", lead, sections, evidence)
+    alive = "Share of positive responses: means over twelve parts of a net, on test images."
+    return [
+        Section(f"One image on its way through {nets[0][1]} layers", svgs=[picture(nets)], caption=caption),
+        Section("In words and lines", reading=picture_reading(nets), svgs=losses(nets), caption=alive),
+    ]
 
 
 def as_read(table: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -231,24 +240,4 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
             axes.xaxis.get_major_locator().set_params(integer=True)
         figure.axes[0][0].set_ylabel("test accuracy, %")
         figure.axes[0][0].legend()
-    return figure.svg
-
-
-def _survival(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Survival at the depth that most methods have, the greatest of them."""
-    methods = {depth: {row["method"] for row in rows if row["depth"] == depth} for depth in {r["depth"] for r in rows}}
-    depth = max(methods, key=lambda depth: (len(methods[depth]), depth))
-    rows = [row for row in rows if row["depth"] == depth]
-    times = {"survival_at_init": "At initialisation", "survival_trained": "After training"}
-    with draw(2, width=9.5, height=3.2, sharey=True) as figure:
-        for axes, (when, title) in zip(figure.axes, times.items(), strict=True):
-            for method in dict.fromkeys(row["method"] for row in rows):
-                alive = next((row[when] for row in rows if row["method"] == method and row[when]), [])
-                place = [index / max(1, len(alive) - 1) for index in range(len(alive))]
-                style = look(method).style() | {"linestyle": "", "markersize": 4}
-                axes.plot(place, alive, **style, label=look(method).label)
-            axes.axhline(0.5, color="#999999", linewidth=0.8, linestyle=":")
-            axes.set(title=f"{title}, depth {depth}", xlabel="position in the net", ylim=(0, 1))
-        figure.axes[0].set_ylabel("share of positive units")
-        figure.axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure.svg

@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 COLOURS = ("#3366cc", "#dc7633", "#2e8b57", "#8e44ad", "#c0392b", "#7f8c8d", "#b7950b", "#16a085")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _STYLE = {
     "font.family": "sans-serif",
     "font.size": 9.5,
@@ -26,12 +23,6 @@ _STYLE = {
     "lines.linewidth": 1.8,
     "lines.markersize": 4,
 }
-
-
-def line(index: int) -> dict[str, Any]:
-    """Colour, dashes and marker of the line number `index`: lines differ without colour, too."""
-    dashes = DASHES[index % len(DASHES)]
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": dashes, "marker": MARKERS[index % len(MARKERS)]}
 
 
 class Figure:

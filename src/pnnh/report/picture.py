@@ -1,7 +1,7 @@
 """The picture of dissipating inputs: one image read back along several nets, untrained and trained, as an SVG.
 
-A *view* is what `pnnh.analysis.readback.read_back` returns; a *net* is (name, depth, test accuracy or None, views), the
-views by state ("untrained", "trained").
+A *view* is what `pnnh.analysis.readback.read_back` returns; a *net* is (method, depth, test accuracy or None,
+views), the views by state ("untrained", "trained").
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from pnnh.report.figure import draw, line
+from pnnh.report.figure import draw
+from pnnh.report.frontier import look
 
 Net = tuple[str, int, float | None, Mapping[str, Mapping[str, Any]]]
 WIDTH, LABEL, NOTE = 480, 15, 12  # of the drawing and its letters, so that it can be read on a screen of 420 px
@@ -33,12 +34,12 @@ def picture(nets: Sequence[Net]) -> str:
     for state in states:
         parts.append(_text(TITLES[state], 0, top + LABEL + 2, LABEL + 2, bold=True))
         top += LABEL + 12
-        for name, depth, accuracy, views in nets:
+        for method, depth, accuracy, views in nets:
             if state in views:
-                row, height = _row(name, depth, accuracy if state == "trained" else None, views[state])
+                row, height = _row(look(method).label, depth, accuracy if state == "trained" else None, views[state])
                 parts.append(f'<g transform="translate(0 {top:g})">{row}</g>')
                 top += height
-    title = escape("One image read back along nets: " + ", ".join(name for name, *_ in nets))
+    title = escape("One image read back along nets: " + ", ".join(look(method).label for method, *_ in nets))
     return _HEAD.format(width=WIDTH, height=round(top), title=title) + "".join(parts) + "</svg>"
 
 
@@ -97,14 +98,14 @@ def words(r2: float) -> str:
 def reading(nets: Sequence[Net]) -> list[str]:
     """One sentence on each net: how much is left at the end, from which layer on less than half."""
     lines = []
-    for name, depth, accuracy, views in nets:
+    for method, depth, accuracy, views in nets:
         parts = []
         for state, view in views.items():
             below = [layer for layer, r2 in zip(_layers(depth, view), view["r2"], strict=True) if r2 < 0.5]
             place = f", less than half from layer {below[0]} on" if below else ""
             parts.append(f"{state}, {words(view['r2'][-1])} (R² {view['r2'][-1]:.2f}){place}")
         score = "" if accuracy is None else f". It gets {100 * accuracy:.1f} % of the test images right"
-        lines.append(f"{name}: {'; '.join(parts)}{score}.")
+        lines.append(f"{look(method).label}: {'; '.join(parts)}{score}.")
     return lines
 
 
@@ -114,10 +115,11 @@ def losses(nets: Sequence[Net]) -> list[str]:
     for state in [state for state in TITLES if any(state in views for *_, views in nets)]:
         for title, values in ((f"{TITLES[state]}: the image read back, R²", _r2), ("positive responses", _survival)):
             with draw(width=4.6, height=2.9) as figure:
-                for index, (name, depth, _, views) in enumerate(nets):
+                for method, depth, _, views in nets:
                     if state in views:
                         share, value = values(views[state])
-                        figure.axes.plot(depth * np.array(share), value, label=name, **line(index))
+                        style = look(method).style() | {"label": look(method).label}
+                        figure.axes.plot(depth * np.array(share), value, **style)
                 name = title if ":" in title else f"{TITLES[state]}: share of {title}"
                 figure.axes.set(title=name, xlabel="layer", ylim=(-0.03, 1.03))
                 figure.axes.legend(fontsize=8.5)
