@@ -60,6 +60,7 @@ def _stand_in() -> None:
         display = types.ModuleType("IPython.display")
         display.HTML = _Html
         package = types.ModuleType("IPython")
+        package.version_info, package.get_ipython = (9, 0), lambda: None  # matplotlib asks
         package.display = display
         sys.modules |= {"IPython": package, "IPython.display": display}
 

@@ -45,7 +45,7 @@ def _parameter(parameter: inspect.Parameter) -> str:
     hint = "" if parameter.annotation is parameter.empty else f": {_annotation(parameter.annotation)}"
     if parameter.default is parameter.empty:
         return f"{star}{parameter.name}{hint}"
-    default = re.sub(r"<(?:function|class) '?([\w.]+).*", r"\1", repr(parameter.default))
+    default = re.sub(r"<(?:function|class) '?(<?[\w.]+>?).*", r"\1", repr(parameter.default)).replace("<lambda>", "...")
     return f"{star}{parameter.name}{hint}{' = ' if hint else '='}{default}"
 
 
@@ -67,7 +67,7 @@ def described(thing: object) -> str:
         else:
             section = "" if not line.strip() else section
             lines.append(line)
-    return "\n".join(lines).strip()
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def entry(name: str, thing: object) -> str:

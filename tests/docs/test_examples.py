@@ -38,6 +38,7 @@ def photos(tmp_path):
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # timm leaves files open
 @pytest.mark.parametrize("model", [[], ["--model", "pnnh_resnet_tiny"]], ids=["own net", "timm name"])
 def test_the_training_script_learns_to_tell_dark_from_light(photos, model):
     sizes = ["--size", "16", "--batch-size", "8", "--epochs", "3", "--lr", "0.05"]

@@ -1,4 +1,4 @@
-"""docs/records/ says what the records in results/ say."""
+"""docs/records/ says what the records in results/ say, docs/api.md what the docstrings say."""
 
 import json
 import sys
@@ -43,3 +43,11 @@ def test_every_record_names_its_command_code_and_versions():
         found = record.get("evidence", record)
         assert {"command", "versions", "device", "date"} <= found.keys(), file.name
         assert "code_version" in found or "code" in found, file.name
+
+
+def test_the_reference_is_that_of_the_docstrings(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "results" / "scripts")
+    import api
+
+    assert api.rendered() == (ROOT / "docs" / "api.md").read_text(), "run python results/scripts/api.py"
+    sys.modules.pop("api")
