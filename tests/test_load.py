@@ -68,7 +68,7 @@ def test_functions_and_modules_of_the_user(code):
         ("CODE:gone", "cannot import .*has no attribute 'gone'"),
         ("no_such_module:f", "No module named 'no_such_module'"),
         ("BROKEN:f", "SyntaxError"),
-        ("CODE:boom", "boom failed: RuntimeError: boom; "),
+        ("CODE:boom", "boom failed: RuntimeError: boom$"),
         ("CODE:leave", "leave failed: SystemExit: 7"),
         ("CODE:dead", "dead failed: KeyError"),
         ("CODE:needs", "cannot be called without arguments"),

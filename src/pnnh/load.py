@@ -64,12 +64,7 @@ def load_model(
 
 
 def open_model(
-    name: str | PathLike[str],
-    *,
-    weights: str | PathLike[str] | None = None,
-    image_size: int | None = None,
-    trust: bool = False,
-    **kwargs: Any,
+    name: str | PathLike[str], *, weights: Any = None, image_size: int | None = None, trust: bool = False, **kwargs: Any
 ) -> Loaded:
     """`load_model` with what is known of the network: its input size, its record, whether it has been trained."""
     name = os.fspath(name)
@@ -178,20 +173,16 @@ def _from_function(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
         sys.path.append(os.getcwd())
     build = _guarded(f"cannot import {name!r}", lambda: getattr(importlib.import_module(module), attribute))
     if not isinstance(build, nn.Module):
-        _refuse_arguments(name, build)
+        try:
+            inspect.signature(build).bind()
+        except TypeError as error:
+            raise UsageError(f"{name} cannot be called without arguments: {error}; name a function that can") from error
+        except ValueError:  # a built-in function does not tell its arguments
+            pass
         build = _guarded(f"{name} failed", build)
     if not isinstance(build, nn.Module):
         raise UsageError(f"{name} returned {type(build).__name__}, not a torch.nn.Module")
     return build, _input_size(build)
-
-
-def _refuse_arguments(name: str, build: Any) -> None:
-    try:
-        inspect.signature(build).bind()
-    except TypeError as error:
-        raise UsageError(f"{name} cannot be called without arguments: {error}; name a function that can") from error
-    except ValueError:  # a built-in function does not tell its arguments
-        return
 
 
 def _guarded(what: str, action: Callable[[], Any]) -> Any:
@@ -201,7 +192,7 @@ def _guarded(what: str, action: Callable[[], Any]) -> Any:
     except (KeyboardInterrupt, MemoryError):
         raise
     except BaseException as error:
-        raise UsageError(f"{what}: {type(error).__name__}: {_first_line(error)}; MODEL is {FORMS}") from error
+        raise UsageError(f"{what}: {type(error).__name__}: {_first_line(error)}") from error
 
 
 def _from_timm(

@@ -27,7 +27,7 @@ FLAGS = {  # all but MODEL and --help
     "bench": f"preset batch-size device amp mode layout pairs out {NET} {SHOW}",
     "certify": f"strict out {NET} {SHOW}",
     "compare": "data methods depths epochs seeds out image-size limit batch-size lr recipe held-out family width patch "
-    "device amp jobs",
+    f"device amp jobs {SHOW}",
     "convert": f"form dry-run out {NET} {SHOW}",
     "diagnose": f"data images num dists seed out {NET} {SHOW}",
     "export": f"to out form data {NET} {SHOW}",

@@ -162,7 +162,7 @@ def _sizes(name: str, model: nn.Module, setting: Setting) -> dict[str, float | N
         line = (str(error).splitlines() or [""])[0][:200]
         raise RunError(f"{name} cannot be timed with {setting}: {type(error).__name__}: {line}") from error
     start = time.perf_counter()
-    train_peak, infer_peak = (peak_bytes(work, device) for work in (step, batch)) if visible else (_run(step, batch))
+    train_peak, infer_peak = (peak_bytes(work, device) if visible else work() for work in (step, batch))
     warm = time.perf_counter() - start
     return {
         "params": counted.num_params,
@@ -179,10 +179,6 @@ def _sizes(name: str, model: nn.Module, setting: Setting) -> dict[str, float | N
 def _warm(work):
     work()
     return work
-
-
-def _run(*works: Callable[[], None]) -> tuple[None, ...]:
-    return tuple(work() for work in works)
 
 
 def _mb(size: int | None) -> float | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Literal
 
-from pnnh.cli._shared import Ints, MaybeFloat, MaybeInt, MaybeInts, Names, check_seed
+from pnnh.cli._shared import Ints, MaybeFloat, MaybeInt, MaybeInts, Names, Show, check_seed
 
 
 def run(
+    *,
     data: str = "digits",
     methods: Names = ("plain", "residual", "pnnh"),
     depths: MaybeInts = None,
@@ -27,6 +30,7 @@ def run(
     device: str = "auto",
     amp: Literal["fp32", "bf16"] = "fp32",
     jobs: MaybeInt = None,
+    show: Show,
 ) -> int:
     """Train methods x depths x seeds under one recipe; print a table, write results.json and report.html to --out.
 
@@ -58,29 +62,51 @@ def run(
         jobs: Nets trained at the same time; default one per CPU core on a CPU (at most 4), one on a GPU.
     """
     print(f"pnnh compare: {', '.join(methods)} on {data}, device {device}", flush=True)
-    from pnnh.cli._compare import Board, how_many, write
+    from pnnh._errors import RunError
+    from pnnh.cli._board import Board
     from pnnh.compare import Cnn, Imagenet, Vit, compare
-    from pnnh.train import pick_device
+    from pnnh.report import html, json_text, write_text
+    from pnnh.report.comparison import as_read
 
     epochs = 8 if epochs is None and data == "digits" and recipe in ("default", "muon") else epochs
     entries = {"epochs": epochs, "batch_size": batch_size, "amp": amp}
-    with Board() as board:
-        results = compare(
-            data,
-            methods=methods,
-            depths=depths,
-            seeds=tuple(map(check_seed, seeds)),
-            recipe=recipe,
-            family={"cnn": Cnn(), "imagenet": Imagenet()}.get(family) or Vit(width, patch),
-            image_size=image_size,
-            limit=limit,
-            held_out=held_out,
-            lr=lr,
-            choices={name: value for name, value in entries.items() if value is not None},
-            device=device,
-            jobs=how_many(jobs, pick_device(device)),
-            out=out,
-            observer=board,
-        )
-    write(results, out)
+    try:
+        with Board() as board:
+            results = compare(
+                data,
+                methods=methods,
+                depths=depths,
+                seeds=tuple(map(check_seed, seeds)),
+                recipe=recipe,
+                family={"cnn": Cnn(), "imagenet": Imagenet()}.get(family) or Vit(width, patch),
+                image_size=image_size,
+                limit=limit,
+                held_out=held_out,
+                lr=lr,
+                choices={name: value for name, value in entries.items() if value is not None},
+                device=device,
+                jobs=_how_many(jobs, device),
+                out=out,
+                observer=board,
+            )
+    except KeyboardInterrupt:
+        print("pnnh compare: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    show.table(as_read(results.rows()))
+    files = {"results.json": json_text(results.to_dict()), "report.html": html(results.page())}
+    show.wrote(write_text(out / name, text) for name, text in files.items())
+    if all(row.get("diverged") for row in results.cells):
+        raise RunError(f"none of the {len(results.cells)} nets trained, all diverged; lower --lr")
     return 0
+
+
+def _how_many(jobs: int | None, device: str) -> int:
+    """Nets at a time: what was asked for, or what is usual on the device."""
+    from pnnh._errors import UsageError
+    from pnnh.train import pick_device
+
+    if jobs is None:
+        return 1 if pick_device(device).type != "cpu" else min(4, os.cpu_count() or 1)
+    if jobs < 1:
+        raise UsageError(f"jobs {jobs} must be at least 1; leave it out for what is usual on the device")
+    return jobs
