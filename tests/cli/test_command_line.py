@@ -272,3 +272,33 @@ def test_the_list_of_models_is_the_registry_and_its_figures_are_counted():
     for name in table:
         if name.endswith(SMALL):
             assert models.counted(name) == table[name], "run python results/scripts/model_sizes.py"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "nosuchmodel"],
+        ["train", "pnnh_resnet_tiny", "--epochs", "0"],
+        ["train", "pnnh_resnet_tiny", "--seed", "-1"],
+        ["compare", "--epochs", "0"],
+        ["compare", "--held-out", "-3"],
+        ["compare", "--recipe", "default", "--methods", "vgg"],
+        ["diagnose", "nosuchmodel", "--out", "runs/diagnosis"],
+        ["export", "pnnh_resnet_tiny", "--out", "runs/export"],
+        ["bench", "nosuchmodel", "--out", "runs/bench"],
+    ],
+)
+def test_a_refused_command_leaves_no_folder(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_interrupted_comparison_says_that_the_same_command_goes_on(monkeypatch, capsys):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module("pnnh.compare"), "compare", stopped)
+    assert compare("--data", "digits") == 130
+    assert capsys.readouterr().err == "pnnh compare: interrupted; the same command goes on where it stopped\n"
