@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pnnh._errors import UsageError as UsageError
     from pnnh.analysis import Dissipation as Dissipation
     from pnnh.analysis import diagnose as diagnose
+    from pnnh.analysis import watch as watch
     from pnnh.bench import Benchmark as Benchmark
     from pnnh.bench import bench as bench
     from pnnh.certify import Certificate as Certificate
@@ -69,6 +70,7 @@ _HOMES = {
     "load_model": "load",
     "recipe_for": "compare",
     "train": "train",
+    "watch": "analysis",
 }
 
 __all__ = ["__version__", "theory", *_HOMES]

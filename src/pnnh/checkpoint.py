@@ -33,6 +33,10 @@ class Damaged(RunError):
     """A checkpoint folder that is incomplete, altered or not one of ours; the message says which file and why."""
 
 
+class Outdated(Damaged):
+    """A checkpoint folder of a former format."""
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """A trained model as read from its folder: `tensors` is its state_dict, `record` the content of record.json."""
@@ -147,7 +151,7 @@ def _manifest(folder: Path) -> dict[str, str]:
     version, files = (manifest.get("format"), manifest.get("files")) if isinstance(manifest, dict) else (None, None)
     if version == "pnnh checkpoint 1":
         reason = f"was written by an older pnnh (format {version!r}, this one reads {FORMAT!r})"
-        raise Damaged(f"{folder} {reason}; train again, or load its model.safetensors with --weights")
+        raise Outdated(f"{folder} {reason}; train again, or load its model.safetensors with --weights")
     if version != FORMAT or not isinstance(files, dict):
         raise Damaged(f"{path} is not a {FORMAT!r}")
     if outside := [name for name in files if Path(name).name != name]:

@@ -27,15 +27,15 @@ FLAGS = {  # all but MODEL and --help
     "bench": f"preset batch-size device amp mode layout pairs out {NET} {SHOW}",
     "certify": f"strict out {NET} {SHOW}",
     "compare": "data methods depths epochs seeds out image-size limit batch-size lr recipe held-out family width patch "
-    f"device amp jobs {SHOW}",
+    f"device amp compile jobs {SHOW}",
     "convert": f"form dry-run out {NET} {SHOW}",
     "diagnose": f"data images num dists seed out {NET} {SHOW}",
     "export": f"to out form data {NET} {SHOW}",
     "fuse": f"out form {NET} {SHOW}",
     "hub": "out",
     "models": SHOW,
-    "train": "data out recipe epochs batch-size lr seed image-size channels limit device amp parallel accumulate "
-    "checkpointing resume trust",
+    "train": "data out recipe epochs batch-size lr seed image-size channels limit device amp compile accumulate "
+    "checkpointing watch resume trust",
 }
 QUICK = ["--depths", "8", "--epochs", "1", "--device", "cpu", "--jobs", "1"]
 

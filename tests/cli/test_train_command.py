@@ -101,3 +101,14 @@ class Explode(torch.nn.Module):
 
 def exploding_net():
     return torch.nn.Sequential(torch.nn.Flatten(), Explode(), torch.nn.Linear(256, 10))
+
+
+def test_a_run_is_watched_and_says_what_its_accuracy_is_worth(tmp_path, capsys):
+    assert run("pnnh_resnet_tiny", "--epochs", 1, "--watch", 2, "--out", tmp_path / "out", *ARGUMENTS) == 0
+    said = capsys.readouterr().out
+    assert "359 images, chance 10.3 %, after few steps: batch norm statistics recomputed" in said
+    lines = (tmp_path / "out" / "watch.csv").read_text().splitlines()
+    assert lines[0] == "step,depth,layer,op,survival,dead,gradient"
+    assert {line.split(",")[0] for line in lines[1:]} == {"0"}
+    assert run("pnnh_resnet_tiny", "--watch", 0, "--out", tmp_path / "no", *ARGUMENTS) == 2
+    assert "every 0 must be at least 1" in capsys.readouterr().err

@@ -182,7 +182,7 @@ def test_requests_that_cannot_be_met(folder, spec, choices, message):
 
 def test_augmentation_belongs_to_the_kind_of_data(folder):
     data = opened(folder)
-    with pytest.raises(UsageError, match="is augmented by ResizedCrop, not by Augment"):
+    with pytest.raises(UsageError, match="is on disk and takes ResizedCrop, not Augment"):
         train(net(), data, Recipe(1, 4, augment=Augment()), device="cpu")
     digits, model = load_data("digits", image_size=8), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with pytest.raises(UsageError, match="is in memory and takes Augment, not ResizedCrop"):

@@ -63,7 +63,8 @@ def probe(
         entered[:] = stack[-1:]
 
     def leave(_module, _args, _output):
-        stack.pop()
+        if stack:  # empty for a module that was entered before the block
+            stack.pop()
 
     handles = [
         hooks.register_module_forward_pre_hook(enter),

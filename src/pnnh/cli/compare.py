@@ -29,6 +29,7 @@ def run(
     patch: int = 4,
     device: str = "auto",
     amp: Literal["fp32", "bf16"] = "fp32",
+    compile: bool = False,
     jobs: MaybeInt = None,
     show: Show,
 ) -> int:
@@ -58,7 +59,8 @@ def run(
         width: Of a ViT's tokens, a multiple of 32.
         patch: Pixels a side of a ViT's patches.
         device: auto, cpu, cuda, cuda:1, ...
-        amp: Arithmetic of the forward pass.
+        amp: Arithmetic of the forward pass; bf16 is faster only where the processor has instructions for it.
+        compile: torch.compile the nets; the first step takes long, on a CPU it needs a C++ compiler.
         jobs: Nets trained at the same time; default one per CPU core on a CPU (at most 4), one on a GPU.
     """
     print(f"pnnh compare: {', '.join(methods)} on {data}, device {device}", flush=True)
@@ -67,6 +69,7 @@ def run(
     from pnnh.compare import Cnn, Imagenet, Vit, compare
     from pnnh.report import html, json_text, write_text
     from pnnh.report.comparison import as_read
+    from pnnh.train import Execution
 
     epochs = 8 if epochs is None and data == "digits" and recipe in ("default", "muon") else epochs
     entries = {"epochs": epochs, "batch_size": batch_size, "amp": amp}
@@ -85,6 +88,7 @@ def run(
                 lr=lr,
                 choices={name: value for name, value in entries.items() if value is not None},
                 device=device,
+                execution=Execution(compile=compile),
                 jobs=_how_many(jobs, device),
                 out=out,
                 observer=board,

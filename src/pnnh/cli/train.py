@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,9 +30,10 @@ def run(
     limit: MaybeInt = None,
     device: str = "auto",
     amp: Literal["fp32", "bf16"] = "fp32",
-    parallel: Literal["ddp", "fsdp2"] = "ddp",
+    compile: bool = False,
     accumulate: int = 1,
     checkpointing: bool = False,
+    watch: MaybeInt = None,
     resume: bool = True,
     trust: bool = False,
 ) -> int:
@@ -56,18 +58,19 @@ def run(
         limit: Train on so many images only, stratified.
         device: auto, cpu, cuda, cuda:1, ...
         amp: Arithmetic of the forward pass.
-        parallel: Several processes each hold the model (ddp) or a part of it (fsdp2).
+        compile: torch.compile the model; the first step takes long, on a CPU it needs a C++ compiler.
         accumulate: Passes in which a process works through its share of a step.
         checkpointing: Compute activations again in the backward pass instead of keeping them.
+        watch: Every so many steps, write survival, dead units and gradients of all activations to OUT/watch.csv.
         resume: Go on with the run found in --out; --no-resume starts anew.
         trust: Run the code that a checkpoint's record names (module:function).
     """
     print(f"pnnh train: {model} on {data}, device {device}", flush=True)
+    from pnnh.analysis import watch as watching
+    from pnnh.cli._board import Bar
     from pnnh.compare import CNN_RECIPES, rate_for
     from pnnh.data import load_data
     from pnnh.train import (
-        DDP,
-        FSDP2,
         STOPPED_EXIT_CODE,
         Execution,
         StopOnSignal,
@@ -90,21 +93,26 @@ def run(
     lr = rate_for(model, recipe) if lr is None else lr
     plan = plan if lr is None else plan.with_lr(lr)
     network, spec = _build(model, images, seed, trust)
-    held = {"ddp": DDP(), "fsdp2": FSDP2()}[parallel]
-    execution = Execution(held, accumulate=accumulate, checkpointing=checkpointing)
-    with StopOnSignal() as stop:
+    execution = Execution(accumulate=accumulate, checkpointing=checkpointing, compile=compile)
+    with StopOnSignal() as stop, Bar() as bar:
         try:
             options = {"seed": seed, "device": place, "out": out, "resume": resume, "spec": spec, "stop": stop}
-            for epoch in train(network, images, plan, **options, execution=execution):
-                if team.rank == 0:
-                    print(f"epoch {epoch.epoch}/{plan.epochs}  {epoch}", flush=True)
+            options |= {"on_step": bar} if team.rank == 0 else {}
+            epochs_done = train(network, images, plan, **options, execution=execution)
+            with nullcontext() if watch is None or team.rank else watching(network, watch, out=out / "watch.csv"):
+                for epoch in epochs_done:
+                    if team.rank == 0:
+                        print(f"epoch {epoch.epoch}/{plan.epochs}  {epoch}", flush=True)
         except Stopped as stopped:
             if team.rank == 0:
                 print(f"pnnh train: {stopped}", file=sys.stderr)
             return STOPPED_EXIT_CODE
     if team.rank:
         return 0
-    print(f"{model} on {images.name}: test accuracy {100 * epoch.test_accuracy:.2f} %, saved in {out}")
+    low, high = (100 * end for end in epoch.interval)
+    seen = f"95 % interval {low:.1f} to {high:.1f}, {epoch.test_images} images, chance {100 * epoch.chance:.1f} %"
+    seen += ", after few steps: batch norm statistics recomputed" if epoch.norms_recomputed else ""
+    print(f"{model} on {images.name}: test accuracy {100 * epoch.test_accuracy:.2f} % ({seen}), saved in {out}")
     return 0
 
 

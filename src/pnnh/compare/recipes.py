@@ -21,18 +21,19 @@ from pnnh.train import SGD, AdamW, BinaryCrossEntropy, Cosine, Lamb, Mixing, Muo
 def recipe_for(data: Dataset, **choices: Any) -> Recipe:
     """The default recipe, fitted to a data set.
 
-    Crops move by up to an eighth of the side (4 px at 32), mirror images only where they keep their class, and
-    batches of 64 below 10,000 images, so that small sets see enough updates. Images that stay on disk get
-    Inception crops.
+    Crops move by up to an eighth of the side (4 px at 32), mirror images only where they keep their class. Images that
+    stay on disk get Inception crops. Batches have 128 images; 64 below 10,000 training images; and in sets with which
+    an epoch would have fewer than 16 steps 32 or 16, so that small sets see enough updates.
 
     Args:
         data: what is trained on.
         choices: entries of `Recipe`, which win.
     """
-    in_memory = isinstance(data.train, Split)
+    in_memory, images = isinstance(data.train, Split), len(data.train)
+    sizes = (128, 64, 32, 16) if images >= 10_000 else (64, 32, 16)
     fitted = {
         "augment": Augment(pad=data.image_size // 8, flip=data.flip) if in_memory else ResizedCrop(flip=data.flip),
-        "batch_size": 128 if len(data.train) >= 10_000 else 64,
+        "batch_size": next((size for size in sizes if images // size >= 16), min(16, max(2, images))),
     }
     return Recipe(**(fitted | choices))
 

@@ -1,4 +1,4 @@
-"""Exact evaluation: every image once, the last batch as short as it is."""
+"""Exact evaluation: every test image once, with the interval and the chance level that its accuracy is read against."""
 
 from __future__ import annotations
 
@@ -9,20 +9,38 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pnnh.data import Dataset, Images
+from pnnh._modules import eval_mode
+from pnnh.data.types import Dataset, Images
 from pnnh.train.processes import Alone
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """accuracy: share of images in [0, 1] whose largest logit is the label; loss: mean cross-entropy, nats."""
+    """accuracy: share of images in [0, 1] whose largest logit is the label; loss: mean cross-entropy, nats.
+
+    chance: the accuracy of always answering the most frequent class.
+    """
 
     accuracy: float
     loss: float
     num_images: int
+    chance: float
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the accuracy on other images of the same kind (Wilson)."""
+        return wilson(self.accuracy, self.num_images)
 
     def rows(self) -> list[dict]:
-        return [asdict(self)]
+        return [asdict(self) | {"interval": self.interval}]
+
+
+def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """The score interval of a binomial share seen in `count` draws (Wilson 1927); z of the normal, 95 % by default."""
+    middle = share + z * z / (2 * count)
+    width = z * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
+    scale = 1 + z * z / count
+    return max(0.0, (middle - width) / scale), min(1.0, (middle + width) / scale)
 
 
 class Normalise(nn.Module):
@@ -61,44 +79,35 @@ def evaluate(
     processes: each looks at its part of the images, none twice; all get the same result.
     between: called between batches; what it raises ends the evaluation.
     """
-    processes = processes or Alone()
+    processes, split = processes or Alone(), data.test if split is None else split
     device = next(model.parameters()).device if device is None else torch.device(device)
-    split = data.test if split is None else split
     normalise = Normalise(data, device)
-    training = {module: module.training for module in model.modules()}
-    model.eval()
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    count = torch.zeros((), dtype=torch.int64, device=device)
-    try:
-        for number, (images, labels) in enumerate(
-            _together(split.batches(batch_size, processes.rank, processes.size), data, processes)
-        ):
+    seen = torch.zeros(data.num_classes, dtype=torch.int64, device=device)  # images of each class
+    with eval_mode(model):
+        batches = split.batches(batch_size, processes.rank, processes.size)
+        for number, (images, labels) in enumerate(_in_step(batches, processes)):
             if number:
                 between()
+            if labels is None:
+                continue
             labels = labels.to(device, non_blocking=True)
             with autocast(device, amp):
-                logits = model(normalise(images.to(device, non_blocking=True)))[: len(labels)]
+                logits = model(normalise(images.to(device, non_blocking=True)))
             correct += (logits.argmax(1) == labels).sum()
             loss += F.cross_entropy(logits.float(), labels, reduction="sum").double()
-            count += len(labels)
-    finally:
-        for module, was in training.items():
-            module.training = was
-    total = int(processes.sum(count).item())
-    return Evaluation(processes.sum(correct).item() / total, processes.sum(loss).item() / total, total)
+            seen += labels.bincount(minlength=data.num_classes)
+    seen = processes.sum(seen)
+    total = int(seen.sum())
+    accuracy, mean_loss = processes.sum(correct).item() / total, processes.sum(loss).item() / total
+    return Evaluation(accuracy, mean_loss, total, seen.max().item() / total)
 
 
-def _together(
-    batches: Iterator[tuple[Tensor, Tensor]], data: Dataset, processes: Alone
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of this process, then black images without labels until no process has any left.
-
-    A model that is spread over the processes answers only where all of them ask.
-    """
+def _in_step(batches: Iterator[tuple[Tensor, Tensor]], processes: Alone) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The batches of this process, then (nothing, None) until no process has any left: `between` may talk to all."""
     for batch in batches:
         processes.any(True)
         yield batch
-    nothing = torch.zeros(1, data.channels, data.image_size, data.image_size, dtype=torch.uint8)
     while processes.any(False):
-        yield nothing, torch.zeros(0, dtype=torch.int64)
+        yield torch.empty(0), None

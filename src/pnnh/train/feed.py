@@ -1,4 +1,4 @@
-"""The batches of a run: a function of (seed, step), whatever came before. `feed_of` chooses by where images lie."""
+"""The batches of a run: each is a function of the seed and the step, whatever came before."""
 
 from __future__ import annotations
 
@@ -7,94 +7,83 @@ from torch import Tensor
 
 from pnnh._errors import UsageError
 from pnnh.data.augment import Augment, ResizedCrop, numbered
-from pnnh.data.disk import Decoder, Files, Transform, read
-from pnnh.data.types import Dataset, Split
+from pnnh.data.disk import Decoder, Files, read
+from pnnh.data.types import Dataset, Images, Split
 from pnnh.train.processes import Alone
 from pnnh.train.recipe import Recipe
 
 
-def feed_of(data: Dataset, recipe: Recipe, seed: int, device: torch.device, processes: Alone) -> Feed | DiskFeed:
+def feed_of(data: Dataset, recipe: Recipe, seed: int, device: torch.device, processes: Alone) -> Feed:
     """The training batches that `recipe` asks for. Raises UsageError if its augmentation is for other data."""
-    choices = {"batch_size": recipe.batch_size, "seed": seed, "device": device, "processes": processes}
-    train, augment = data.train, recipe.augment
-    if isinstance(train, Split) and isinstance(augment, Augment):
-        return Feed(train.images, train.labels, augment, **choices)
-    if isinstance(train, Files) and isinstance(augment, ResizedCrop):
-        return DiskFeed(train, augment.transform(data.image_size), **choices)
-    if isinstance(train, Split):
-        raise UsageError(f"{data.name} is in memory and takes Augment, not {type(augment).__name__}")
-    raise UsageError(f"{data.name} is augmented by ResizedCrop, not by {type(augment).__name__}")
+    if isinstance(data.train, Split) and isinstance(recipe.augment, Augment):
+        return MemoryFeed(data.train, recipe, seed, device, processes)
+    if isinstance(data.train, Files) and isinstance(recipe.augment, ResizedCrop):
+        return DiskFeed(data.train, recipe, seed, device, processes)
+    place, kind = ("in memory", "Augment") if isinstance(data.train, Split) else ("on disk", "ResizedCrop")
+    raise UsageError(f"{data.name} is {place} and takes {kind}, not {type(recipe.augment).__name__}")
 
 
 class Feed:
-    """Random crops and mirror images of the training images, in an order of its own for every epoch.
+    """Training batches in another order in every epoch; of each batch a process gets its share."""
 
-    images: uint8 [N, C, H, W], labels [N]. Of each batch a process gets its share.
-    """
-
-    def __init__(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        augment: Augment,
-        *,
-        batch_size: int,
-        seed: int,
-        device: torch.device,
-        processes: Alone,
-    ) -> None:
-        self.augment, self.batch_size, self.seed, self.device = augment, batch_size, seed, device
-        self.part = processes.share(batch_size)
-        self.steps_per_epoch = len(labels) // batch_size
-        self._images, self._labels = images, labels.to(device)
-        if device.type != "cpu" and _fits(images, device):
-            self._images = images.to(device)
-        self._epoch, self._order = None, None
+    def __init__(self, images: Images, recipe: Recipe, seed: int, device: torch.device, processes: Alone) -> None:
+        self.images, self.augment, self.seed, self.device = images, recipe.augment, seed, device
+        self.batch_size, self.part = recipe.batch_size, processes.share(recipe.batch_size)
+        self.steps_per_epoch = len(images) // recipe.batch_size
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """uint8 images [n, C, H, W] and labels [n] of update number `step`, on the device."""
+        """uint8 images [n, C, S, S] and labels [n] of update number `step`, on the device."""
+        raise NotImplementedError
+
+    def order(self, epoch: int) -> Tensor:
+        """The positions of the images of an epoch, [steps_per_epoch, batch_size]."""
+        positions = torch.randperm(len(self.images), generator=numbered(self.seed, "order", epoch, "cpu"))
+        return positions[: self.steps_per_epoch * self.batch_size].view(-1, self.batch_size)
+
+
+class MemoryFeed(Feed):
+    """Random crops and mirror images of images in memory, made on the device where they fit there."""
+
+    def __init__(self, images: Split, recipe: Recipe, seed: int, device: torch.device, processes: Alone) -> None:
+        super().__init__(images, recipe, seed, device, processes)
+        self._pixels, self._labels = images.images, images.labels.to(device)
+        if _fits(self._pixels, device):
+            self._pixels = self._pixels.to(device)
+        self._epoch, self._order = None, torch.empty(0)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._epoch != epoch:
-            generator = numbered(self.seed, "order", epoch, "cpu")
-            self._epoch, self._order = epoch, torch.randperm(len(self._labels), generator=generator)
-        index = self._order[place * self.batch_size : (place + 1) * self.batch_size]
+            self._epoch, self._order = epoch, self.order(epoch)
+        chosen = self._order[place].to(self.device, non_blocking=True)
+        pixels, index = self._pixels, chosen
+        if pixels.device != self.device:  # too many to live on the device: the batch travels
+            pixels = pixels[self._order[place]].to(self.device)
+            index = torch.arange(self.batch_size, device=self.device)
         generator = numbered(self.seed, "augment", step, self.device)
-        images, inside = self._images, index.to(self.device, non_blocking=True)
-        if images.device != self.device:  # too large to live on the device: the batch travels
-            images, inside_batch = images[index].to(self.device), torch.arange(len(index), device=self.device)
-        else:
-            inside_batch = inside
-        return self.augment.draw(images, inside_batch, generator, self.part), self._labels[inside[self.part]]
+        return self.augment.draw(pixels, index, generator, self.part), self._labels[chosen[self.part]]
 
 
-class DiskFeed:
-    """Training images decoded from disk and augmented by worker processes; of each batch a process reads its share."""
+class DiskFeed(Feed):
+    """Images decoded from disk and augmented by worker processes."""
 
-    def __init__(
-        self, files: Files, transform: Transform, *, batch_size: int, seed: int, device: torch.device, processes: Alone
-    ) -> None:
-        self.files, self.batch_size, self.seed, self.device = files, batch_size, seed, device
-        self.part, self.steps_per_epoch = processes.share(batch_size), len(files) // batch_size
-        self.decoder = Decoder(files, transform, seed)
+    def __init__(self, images: Files, recipe: Recipe, seed: int, device: torch.device, processes: Alone) -> None:
+        super().__init__(images, recipe, seed, device, processes)
+        self._decoder = Decoder(images, recipe.augment.transform(images.image_size), seed)
         self._next, self._batches = -1, iter(())
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """uint8 images [n, 3, S, S] and labels [n] of update number `step`, on the device."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if step != self._next or place == 0:
-            self._batches = read(self.decoder, self._keys(epoch)[place:])
+            keys = [[(epoch, index) for index in batch[self.part]] for batch in self.order(epoch).tolist()]
+            self._batches = read(self._decoder, keys[place:])
         pixels, labels, good, index = next(self._batches)
         self._next = step + 1
         if not good.all():
-            self.files.report(index[~good])
+            self.images.report(index[~good])
             stand_in = int(good.int().argmax())  # a decoded image of the batch takes the place of a broken one
             pixels[~good], labels[~good] = pixels[stand_in].clone(), labels[stand_in].clone()
         return pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-
-    def _keys(self, epoch: int) -> list[list[tuple[int, int]]]:
-        order = torch.randperm(len(self.files), generator=numbered(self.seed, "order", epoch, "cpu")).tolist()
-        starts = range(0, self.steps_per_epoch * self.batch_size, self.batch_size)
-        return [[(epoch, index) for index in order[start : start + self.batch_size][self.part]] for start in starts]
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:

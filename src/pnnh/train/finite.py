@@ -1,4 +1,4 @@
-"""Stop at the first loss that is not a number, and say which layer made it."""
+"""Losses and weights that are NaN or infinite, and the layer where the first such value appears."""
 
 from __future__ import annotations
 
@@ -17,22 +17,32 @@ class Watch:
 
     def __init__(self, device: torch.device) -> None:
         self._bad = torch.zeros((), dtype=torch.bool, device=device)
-        self._seen = torch.zeros((), dtype=torch.bool, pin_memory=device.type == "cuda")
+        self._copy = torch.zeros((), dtype=torch.bool, pin_memory=device.type == "cuda")
 
-    def is_bad(self, loss: Tensor) -> bool:
-        """Whether this loss, or on an accelerator a recent one, was NaN or infinite."""
+    def look(self, loss: Tensor) -> None:
         self._bad |= ~torch.isfinite(loss.detach())
-        self._seen.copy_(self._bad, non_blocking=True)
-        return bool(self._seen)
+        self._copy.copy_(self._bad, non_blocking=True)
+
+    def is_bad(self) -> bool:
+        """Whether the last loss, or on an accelerator a recent one, was NaN or infinite."""
+        return bool(self._copy)
 
     def was_bad(self) -> bool:
-        """The same, certain: waits for the device."""
+        """Whether any loss so far was NaN or infinite; waits for the device."""
         return bool(self._bad)
+
+
+def broken_weight(model: nn.Module) -> str | None:
+    """The first parameter or buffer that holds NaN or infinity, by name; waits for the device once."""
+    entries = [(name, value) for name, value in model.state_dict().items() if value.is_floating_point()]
+    if not entries or torch.stack([torch.isfinite(value).all() for _, value in entries]).all():
+        return None
+    return next(repr(name) for name, value in entries if not torch.isfinite(value).all())
 
 
 @torch.no_grad()
 def locate(model: nn.Module, images: Tensor) -> str | None:
-    """One forward pass; which layer, in the order of the calls, is the first to put out NaN or infinity, if any."""
+    """One forward pass; the first layer, in the order of the calls, whose output holds NaN or infinity, if any."""
     first: list[tuple[str, nn.Module]] = []
     handles = [
         module.register_forward_hook(lambda m, _, out, path=path: first.append((path, m)) if _broken(out) else None)
@@ -47,8 +57,8 @@ def locate(model: nn.Module, images: Tensor) -> str | None:
         return None
     path, module = first[0]
     label = f"layer {path!r} ({type(module).__name__})" if path else f"the model ({type(module).__name__})"
-    own = [name for name, p in module.named_parameters() if not torch.isfinite(p).all()]
-    state = f"its {own[0]} is not finite" if own else "its weights are finite, its output overflows"
+    names = [name for name, p in module.named_parameters() if not torch.isfinite(p).all()]
+    state = f"its {names[0]} is not finite" if names else "its weights are finite, its output overflows"
     return f"first in {label}: {state}"
 
 

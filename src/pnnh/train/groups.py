@@ -1,4 +1,4 @@
-"""Optimiser groups: every parameter in exactly one, by a named rule."""
+"""The groups of parameters that an optimiser gets: every parameter is in exactly one, by a named rule."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ def param_groups(model: nn.Module, weight_decay: float, *, decay_norms: bool = F
 
     A module with an attribute `lr_scale` (the coder, whose kernel receives the sum of a stage's gradients) owns a
     group with that scale and no decay: its own parameters, not its children's. One-dimensional parameters (norms,
-    biases) do not decay unless `decay_norms`; all others do. timm's schedulers multiply the rate by `lr_scale`.
+    biases) do not decay unless `decay_norms`; all others do. The loop multiplies the
+    learning rate by `lr_scale`.
 
     Raises UsageError if two owners disagree about a shared parameter or the model has nothing to train.
     """
     rule: dict[int, tuple[tuple[str, float, float], str]] = {}  # id(parameter) -> (rule, first name)
-    found: dict[tuple[str, float, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[str, float, float], list[nn.Parameter]] = {}
     for path, module in model.named_modules():
         scale = getattr(module, "lr_scale", None)
         for name, parameter in module.named_parameters(prefix=path, recurse=False):
@@ -28,16 +29,16 @@ def param_groups(model: nn.Module, weight_decay: float, *, decay_norms: bool = F
             key = _rule(parameter, scale, weight_decay, decay_norms)
             if id(parameter) not in rule:
                 rule[id(parameter)] = (key, name)
-                found.setdefault(key, []).append(parameter)
+                groups.setdefault(key, []).append(parameter)
             elif rule[id(parameter)][0] != key:
                 first = rule[id(parameter)]
                 raise UsageError(f"two rules for one parameter: {first[1]} {first[0]}, {name} {key}; give it one owner")
     missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in rule]
-    if missing or not found:
+    if missing or not groups:
         raise UsageError(f"parameters in no group: {missing}" if missing else "the model has no trainable parameter")
     return [
         {"params": params, "name": name, "lr_scale": scale, "weight_decay": decay}
-        for (name, scale, decay), params in found.items()
+        for (name, scale, decay), params in groups.items()
     ]
 
 

@@ -1,7 +1,7 @@
-"""One process or many. They are started by `torchrun` or `accelerate launch`, which accelerate understands both.
+"""What one process, or several that train one model together, must agree on.
 
-Every process has a share of each batch and of the test images; all hold the same model after every update; the first
-one (rank 0) reads and writes files. What they must agree on, they agree on here.
+Several processes are started by `torchrun` or `accelerate launch`. Each has a share of every batch and of the test
+images, all hold the same model after every update, and the first one (rank 0) reads and writes files.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import atexit
 import functools
 import os
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pnnh._errors import UsageError
 
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 
 class Alone:
-    """The only process: it agrees with itself at once. `rank` is its number, `size` how many there are."""
+    """A single process. `rank` is its number, `size` the number of processes; `Team` does the same for several."""
 
     rank, size = 0, 1
 
@@ -44,11 +45,11 @@ class Alone:
         return [value]
 
     def first(self, work: Callable[[], T]) -> T:
-        """Do `work` in the first process only; its result, or its error, is everybody's."""
+        """Do `work` in the first process only; every process gets its result, or its error."""
         return work()
 
     def in_turn(self, work: Callable[[], T]) -> T:
-        """Do `work` in every process, in the first one before the others: they find what it fetched or decoded."""
+        """Do `work` in every process, in the first one before the others, which find what it fetched or decoded."""
         return work()
 
     def share(self, count: int) -> slice:
@@ -56,16 +57,27 @@ class Alone:
         each = count // self.size
         return slice(self.rank * each, (self.rank + 1) * each)
 
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model as it is trained; with several processes its backward pass averages the gradients."""
+        return model
+
+    def no_exchange(self, wrapped: nn.Module) -> AbstractContextManager:
+        """Inside, backward passes of `wrap`'s model add up gradients without averaging them over the processes."""
+        return nullcontext()
+
 
 class Team(Alone):
-    """One of several processes, each on `device`; what they tell each other beside tensors goes over gloo."""
+    """One of several processes, each on its own device. Flags and objects travel over gloo, beside the tensors."""
 
     def __init__(self, device: torch.device) -> None:
-        from accelerate import PartialState
+        from accelerate import Accelerator, DistributedType
         from torch import distributed
 
-        state = PartialState(cpu=device.type == "cpu")
-        self.rank, self.size, self._distributed = state.process_index, state.num_processes, distributed
+        self._accelerator, self._distributed = Accelerator(cpu=device.type == "cpu"), distributed
+        self.rank, self.size = self._accelerator.process_index, self._accelerator.num_processes
+        if self._accelerator.distributed_type not in (DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
+            kind = self._accelerator.distributed_type.value
+            raise UsageError(f"{kind} is not for this loop, which needs the whole model in every process; use DDP")
         self._talk = distributed.new_group(backend="gloo")  # flags without waiting for the accelerator
         atexit.register(lambda: distributed.is_initialized() and distributed.destroy_process_group())
 
@@ -75,16 +87,12 @@ class Team(Alone):
         return bool(asked)
 
     def sum(self, value: Tensor) -> Tensor:
-        total = value.clone()
-        self._distributed.all_reduce(total)
-        return total
+        return self._accelerator.reduce(value, "sum")
 
     def average_(self, values: list[Tensor]) -> None:
         if not values:
             return
-        flat = torch.cat([value.reshape(-1) for value in values])
-        self._distributed.all_reduce(flat)
-        flat /= self.size
+        flat = self._accelerator.reduce(torch.cat([value.reshape(-1) for value in values]), "mean")
         for value, part in zip(values, flat.split([value.numel() for value in values]), strict=True):
             value.copy_(part.view_as(value))
 
@@ -98,26 +106,32 @@ class Team(Alone):
         return values
 
     def first(self, work: Callable[[], T]) -> T:
-        told: list = [None, None]
+        outcome: list = [None, None]  # result, error
         if self.rank == 0:
             try:
-                told[0] = work()
+                outcome[0] = work()
             except Exception as error:
-                told[1] = error
-        self._distributed.broadcast_object_list(told, src=0, group=self._talk)
-        if told[1] is not None:
-            raise told[1]
-        return told[0]
+                outcome[1] = error
+        self._distributed.broadcast_object_list(outcome, src=0, group=self._talk)
+        if outcome[1] is not None:
+            raise outcome[1]
+        return outcome[0]
 
     def in_turn(self, work: Callable[[], T]) -> T:
         done: list[T] = []
         self.first(lambda: done.append(work()))
         return done[0] if done else work()
 
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return self._accelerator.prepare_model(model)
+
+    def no_exchange(self, wrapped: nn.Module) -> AbstractContextManager:
+        return self._accelerator.no_sync(wrapped)
+
 
 @functools.cache
 def join(device_type: str = "cpu") -> Alone:
-    """This process among those it was started with: `Alone`, or a `Team` under torchrun or accelerate launch."""
+    """The current process among those it was started with: `Alone`, or a `Team` under torchrun or accelerate launch."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return Alone()
     try:

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import statistics
+from typing import Any
 
 from pnnh.provenance import environment
-
-if TYPE_CHECKING:
-    from pnnh.train.run import Run
+from pnnh.train.evaluate import wilson
+from pnnh.train.run import Run
 
 
 def build(run: Run, *, spec: dict[str, Any], history: list[dict[str, Any]]) -> dict[str, Any]:
-    """The final record of a finished run, ready for JSON."""
-    trainable = {id(p): p.numel() for p in run.model.parameters()}
-    last = history[-1]
-    seconds = sum(event["seconds"] for event in history)
-    speeds = sorted(event["images_per_second"] for event in history)
+    """The record of a finished run, ready for JSON; `history` holds its epochs as dicts.
+
+    "result" is of the last epoch: accuracies in [0, 1], with the number of test images, the accuracy of always
+    answering their most frequent class (chance) and the 95 % Wilson interval.
+    """
+    last, seen = history[-1], ("test_accuracy", "test_images", "chance", "train_accuracy", "loss")
+    measured = last["test_accuracy"] is not None
     return {
-        "model": spec | {"num_params": sum(trainable.values())},
+        "model": spec | {"num_params": sum(p.numel() for p in run.model.parameters())},
         "data": run.data.to_dict() | {"mean": list(run.data.mean), "std": list(run.data.std)},
         "classes": list(run.data.classes),
         "recipe": run.recipe.to_dict(),
         "seed": run.seed,
         "execution": run.execution.to_dict() | {"processes": run.processes.size},
-        "result": {
-            "test_accuracy": last["test_accuracy"],
-            "train_accuracy": last["train_accuracy"],
-            "loss": last["loss"],
-            "images_per_second": speeds[len(speeds) // 2],
-            "seconds": seconds,
+        "result": {name: last[name] for name in seen}
+        | {
+            "interval": wilson(last["test_accuracy"], last["test_images"]) if measured else None,
+            "norms_recomputed": run.recomputes_norms,
+            "images_per_second": statistics.median(event["images_per_second"] for event in history),
+            "seconds": sum(event["seconds"] for event in history),
         },
         "epochs": history,
     } | environment(run.device)

@@ -1,4 +1,4 @@
-"""A polite end: the first SIGTERM or Ctrl-C asks the loop to save and stop, a second one ends the process."""
+"""Signals that stop a run: the first SIGTERM or Ctrl-C asks the loop to save and stop, a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ STOPPED_EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the s
 
 
 class StopOnSignal:
-    """`with StopOnSignal() as stop: train(..., stop=stop)`; only usable in the main thread."""
+    """The `stop` of `train`: true once a signal came. `with StopOnSignal() as stop: ...`, in the main thread only."""
 
     def __init__(self) -> None:
         self._asked = False

@@ -2,28 +2,24 @@
 
 import os
 import pickle
-import socket
 import tempfile
 import traceback
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from timm.models._manipulate import checkpoint_seq
-from torch import nn
+from torch import distributed, nn
 
 from pnnh import layers
 from pnnh._errors import UsageError
-from pnnh.models.vit import PnnhVit
 from pnnh.train import (
-    DDP,
-    FSDP2,
     SGD,
     AdamW,
     Augment,
     Execution,
     Lamb,
+    Mixing,
     Muon,
     NotFinite,
     Recipe,
@@ -34,7 +30,6 @@ from pnnh.train import (
     load_data,
     train,
 )  # fmt: skip
-from pnnh.train.execution import units, whole
 from pnnh.train.run import Run
 
 pytestmark = [
@@ -55,11 +50,8 @@ def together(work, size=2, fails=False):
 
     An error is (type, message).
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with tempfile.TemporaryDirectory() as place:
-        children = [_forked(work, rank, size, port, Path(place) / str(rank)) for rank in range(size)]
+        children = [_forked(work, rank, size, Path(place)) for rank in range(size)]
         for child in children:
             os.waitpid(child, 0)
         told = [pickle.loads((Path(place) / str(rank)).read_bytes()) for rank in range(size)]
@@ -68,20 +60,23 @@ def together(work, size=2, fails=False):
     return [result for _, result, _ in told]
 
 
-def _forked(work, rank, size, port, place):
+def _forked(work, rank, size, place):
+    """They meet at a file: a port that was free a moment ago need not be, least of all on a busy machine."""
     child = os.fork()
     if child:
         return child
     try:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": "1"}
-        os.environ |= {"LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
+        os.environ |= {"LOCAL_WORLD_SIZE": str(size), "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_USE_CPU": "true"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}  # accelerate looks whether they are there
         join.cache_clear()
         try:
+            if size > 1:
+                distributed.init_process_group("gloo", f"file://{place}/store", rank=rank, world_size=size)
             told = (False, work(), "it did not fail")
         except Exception as error:
             told = (True, (type(error), str(error)), traceback.format_exc())
-        place.write_bytes(pickle.dumps(told))
+        (place / str(rank)).write_bytes(pickle.dumps(told))
     finally:
         os._exit(0)
 
@@ -115,7 +110,7 @@ def batch_norm_net():
 
 
 def weights(model):
-    return {name: whole(value).detach().clone() for name, value in model.state_dict().items()}
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 def close(one, two, **tolerance):
@@ -135,15 +130,12 @@ def steps(digits, execution, count=2, recipe=RECIPE, make=Net):
     run.model.train()
     for _ in range(count):
         run.advance()
-    return weights(run.model), {name: whole(p.grad).clone() for name, p in run.model.named_parameters()}, run.sums()
+    return weights(run.model), {name: p.grad.clone() for name, p in run.model.named_parameters()}, run.sums()
 
 
 SPREADS = {
-    "ddp": Execution(DDP()),
-    "ddp, two passes, checkpointing": Execution(DDP(), accumulate=2, checkpointing=True),
-    "ddp, static graph, checkpointing": Execution(DDP(static_graph=True), checkpointing=True),
-    "fsdp2": Execution(FSDP2()),
-    "fsdp2, two passes, checkpointing": Execution(FSDP2(), accumulate=2, checkpointing=True),
+    "one pass": Execution(),
+    "two passes, checkpointing": Execution(accumulate=2, checkpointing=True),
 }
 
 
@@ -168,50 +160,23 @@ def test_passes_on_one_process_are_one_update(digits):
     assert their_sums == (pytest.approx(sums[0], rel=1e-5), sums[1])
 
 
-def test_bfloat16_clipping_average_and_adamw_on_a_spread_model(digits):
-    recipe = Recipe(2, 40, AdamW(1e-2), ema_decay=0.9, grad_clip=0.1, augment=Augment(1, False))
-    expected, _, _ = steps(digits, Execution(), recipe=recipe)
-    both = together(lambda: steps(digits, Execution(FSDP2()), recipe=recipe))
-    close(expected, both[0][0], rtol=1e-3, atol=2e-4)
-    low = together(lambda: steps(digits, Execution(FSDP2()), recipe=replace(recipe, amp="bf16")))
-    assert all(value.dtype == torch.float32 for value in low[0][0].values())
-    equal(low[0][0], low[1][0])
-
-
 @pytest.mark.parametrize("optimizer", [Lamb(1e-2), Muon(1e-2)])
-@pytest.mark.parametrize("parallel", [DDP(), FSDP2()])
-def test_optimisers_that_look_at_a_whole_tensor_do_so_on_a_spread_model(digits, tmp_path, parallel, optimizer):
-    """And go on bitwise: the norm of a weight, and its orthogonal factor, are of all its parts."""
+def test_optimisers_that_look_at_a_whole_tensor_go_on_bitwise(digits, tmp_path, optimizer):
     recipe = Recipe(2, 80, optimizer, augment=Augment(1, False))
     expected, _, _ = steps(digits, Execution(), recipe=recipe)
-    first, second = together(lambda: steps(digits, Execution(parallel), recipe=recipe)[0])
+    first, second = together(lambda: steps(digits, Execution(), recipe=recipe)[0])
     close(expected, first, rtol=1e-3, atol=1e-3 if isinstance(optimizer, Muon) else 1e-4)  # it works in bfloat16
     equal(first, second)
-    choices = {"execution": Execution(parallel), "recipe": recipe}
-    whole_run = together(lambda: trained(digits, tmp_path / "whole", **choices))
-    together(lambda: trained(digits, tmp_path / "cut", stop=At(3), **choices), fails=True)
-    equal(whole_run[0][0], together(lambda: trained(digits, tmp_path / "cut", **choices))[0][0])
+    whole_run = together(lambda: trained(digits, tmp_path / "whole", recipe=recipe))
+    together(lambda: trained(digits, tmp_path / "cut", stop=At(3), recipe=recipe), fails=True)
+    equal(whole_run[0][0], together(lambda: trained(digits, tmp_path / "cut", recipe=recipe))[0][0])
 
 
-def test_a_unit_is_a_stage_with_its_coder():
-    model, images = Net(), torch.zeros(2, 1, 8, 8)
-    assert units(model, images) == list(model.stages)
-    assert model.training
-    assert units(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), images) == []
-    transformer = vit()
-    assert units(transformer, images) == list(transformer.blocks)  # and not its coders, which are never called
-
-
-def vit():
-    torch.manual_seed(0)
-    return PnnhVit(img_size=8, patch_size=4, in_chans=1, num_classes=10, embed_dim=12, depth=2, num_heads=2)
-
-
-def test_a_coder_that_all_units_share_belongs_to_the_root(digits):
-    recipe = Recipe(2, 40, AdamW(1e-3), grad_clip=1.0, augment=Augment(1, False))
-    expected, _, _ = steps(digits, Execution(), recipe=recipe, make=vit)
-    first, second = together(lambda: steps(digits, Execution(FSDP2()), recipe=recipe, make=vit)[0])
-    close(expected, first, rtol=1e-3, atol=2e-4)
+def test_bfloat16_clipping_average_and_mixing_of_two_processes(digits):
+    choices = {"ema_decay": 0.9, "grad_clip": 0.1, "amp": "bf16", "mixing": Mixing()}
+    recipe = Recipe(2, 40, AdamW(1e-2), augment=Augment(1, False), **choices)
+    first, second = together(lambda: steps(digits, Execution(), recipe=recipe)[0])
+    assert all(value.dtype == torch.float32 for value in first.values())
     equal(first, second)
 
 
@@ -225,17 +190,17 @@ def test_batch_norms_share_their_running_statistics(digits):
     assert not torch.equal(both[name], torch.zeros_like(both[name]))
 
 
-@pytest.mark.parametrize(("size", "execution"), [(2, Execution()), (3, Execution(FSDP2()))])
-def test_every_test_image_counts_once(digits, size, execution):
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_test_image_counts_once(digits, size):
     alone = evaluate(Net(), digits, batch_size=100)
 
     def work():
-        run = Run(Net(), digits, Recipe(1, 60), 0, CPU, execution=execution, processes=join())
+        run = Run(Net(), digits, Recipe(1, 60), 0, CPU, processes=join())
         return evaluate(run.model, digits, batch_size=59, processes=run.processes)  # 359: unequal numbers of batches
 
     for seen in together(work, size):
         assert seen.num_images == alone.num_images == 359
-        assert seen.accuracy == alone.accuracy
+        assert (seen.accuracy, seen.chance) == (alone.accuracy, alone.chance)
         assert seen.loss == pytest.approx(alone.loss, rel=1e-5)
 
 
@@ -262,10 +227,9 @@ class Dropping(Net):
         self.head = nn.Sequential(nn.Dropout(0.3), self.head)
 
 
-@pytest.mark.parametrize("parallel", [DDP(), FSDP2()])
-def test_a_run_of_two_processes_stops_and_goes_on_bitwise(digits, tmp_path, parallel):
+def test_a_run_of_two_processes_stops_and_goes_on_bitwise(digits, tmp_path):
     recipe = Recipe(2, 80, AdamW(1e-2), ema_decay=0.9, augment=Augment(1, False))
-    choices = {"execution": Execution(parallel), "make": Dropping, "recipe": recipe}
+    choices = {"make": Dropping, "recipe": recipe}
     whole_run = together(lambda: trained(digits, tmp_path / "whole", **choices))
     stopped = together(lambda: trained(digits, tmp_path / "cut", stop=At(3), **choices), fails=True)
     assert [kind for kind, _ in stopped] == [Stopped, Stopped]
@@ -274,7 +238,8 @@ def test_a_run_of_two_processes_stops_and_goes_on_bitwise(digits, tmp_path, para
     resumed = together(lambda: trained(digits, tmp_path / "cut", **choices))
     for (ours, events), (theirs, expected) in zip(resumed, whole_run, strict=True):
         equal(theirs, ours)
-        assert events == expected
+        assert [e[1:] for e in events] == [e[1:] for e in expected]
+        assert [e[0] for e in events] == pytest.approx([e[0] for e in expected], rel=1e-12)  # sums of two processes
     found = checkpoint.load(tmp_path / "cut")
     equal(whole_run[0][0], found.tensors)
     assert found.record["execution"]["processes"] == 2
@@ -314,7 +279,7 @@ def test_what_the_first_process_cannot_do_all_refuse(digits, tmp_path):
     for kind, text in together(lambda: trained(digits, tmp_path / "file"), fails=True):
         assert kind is UsageError
         assert "cannot write to" in text
-    for kind, text in together(lambda: trained(digits, None, Execution(accumulate=3)), fails=True):
+    for kind, text in together(lambda: trained(digits, None, execution=Execution(accumulate=3)), fails=True):
         assert kind is UsageError
         assert "batch size 40 is not divisible among 2 process(es) x 3 pass(es); take a multiple of 6, e.g. 42" in text
 
@@ -324,7 +289,7 @@ def test_a_folder_has_one_writer(digits, tmp_path):
     next(events)
     [(kind, text)] = together(lambda: trained(digits, tmp_path), size=1, fails=True)
     assert kind is UsageError
-    assert text == f"{tmp_path} is being written by process {os.getpid()}; wait for it or choose another --out"
+    assert text == f"{tmp_path} is being written by another run; wait for it or choose another --out"
     events.close()
     with pytest.raises(Stopped) as stopped:
         list(train(Net(), digits, RECIPE, seed=3, device="cpu", out=tmp_path, stop=lambda: True))
@@ -336,10 +301,8 @@ def test_the_command_under_torchrun(tmp_path):
     from pnnh.cli import main
 
     arguments = ["train", "pnnh_resnet_tiny", "--limit", "60", "--image-size", "8", "--batch-size", "30"]
-    arguments += ["--epochs", "1", "--device", "cpu", "--parallel", "fsdp2", "--accumulate", "3", "--checkpointing"]
-    assert together(lambda: main([*arguments, "True", "--out", str(tmp_path)])) == [0, 0]
+    arguments += ["--epochs", "1", "--device", "cpu", "--accumulate", "3", "--checkpointing"]
+    assert together(lambda: main([*arguments, "--out", str(tmp_path)])) == [0, 0]
     found = checkpoint.load(tmp_path).record
-    assert found["execution"] == {
-        "parallel": {"type": "FSDP2"}, "accumulate": 3, "checkpointing": True, "processes": 2,
-    }  # fmt: skip
+    assert found["execution"] == {"accumulate": 3, "checkpointing": True, "compile": False, "processes": 2}
     assert found["data"]["num_test"] == 359

@@ -10,7 +10,21 @@ from torch import nn
 from pnnh._errors import UsageError
 from pnnh.compare import recipe_for
 from pnnh.data.augment import shift
-from pnnh.train import SGD, AdamW, Augment, Cosine, OneCycle, Recipe, load_data, param_groups
+from pnnh.train import (
+    SGD,
+    AdamW,
+    Augment,
+    BinaryCrossEntropy,
+    Cosine,
+    Linear,
+    Mixing,
+    Muon,
+    OneCycle,
+    Recipe,
+    load_data,
+    param_groups,
+)
+from pnnh.train.run import Run
 
 
 def seeded(seed=0):
@@ -98,44 +112,55 @@ def test_frozen_parameters_are_left_out_and_nothing_to_train_is_an_error():
         param_groups(model.requires_grad_(False), 0.1)
 
 
-def rates(schedule, optimizer=None, steps=100):
-    """Learning rate of every step, by group name."""
-    model = nn.Sequential(nn.Linear(3, 3, bias=False), Shared())
-    built = (optimizer or SGD(lr=0.5)).build(param_groups(model, 0.1))
-    scheduler = schedule.build(built, steps=steps, steps_per_epoch=10)
-    found = {group["name"]: [] for group in built.param_groups}
-    for step in range(steps):
-        scheduler.step_update(step)
-        for group in built.param_groups:
-            found[group["name"]].append(group["lr"])
-    return found
+def rates(schedule, steps=100):
+    """Share of the peak rate of every step."""
+    return [schedule.share(step, steps, steps_per_epoch=10) for step in range(steps)]
 
 
-@pytest.mark.parametrize("optimizer", [SGD(lr=0.5), AdamW(lr=0.5)])
-def test_one_cycle_rises_in_a_line_falls_as_a_cosine_and_scales_the_coder(optimizer):
-    found = rates(OneCycle(warmup=0.3, start=0.04), optimizer)
-    rise = [0.5 * (0.04 + 0.96 * step / 30) for step in range(30)]
-    fall = [0.25 * (1 + math.cos(math.pi * step / 70)) for step in range(70)]
-    assert found["decay"] == pytest.approx(rise + fall)
-    assert found["scaled"] == pytest.approx([0.1 * rate for rate in rise + fall])
+def test_one_cycle_rises_in_a_line_and_falls_as_a_cosine():
+    rise = [0.04 + 0.96 * step / 30 for step in range(30)]
+    fall = [0.5 * (1 + math.cos(math.pi * step / 70)) for step in range(70)]
+    assert rates(OneCycle(warmup=0.3, start=0.04)) == pytest.approx(rise + fall)
 
 
-def test_cosine_with_and_without_warm_up():
-    assert rates(Cosine())["decay"][:2] == pytest.approx([0.5, 0.25 * (1 + math.cos(math.pi / 100))])
-    warm = rates(Cosine(warmup_epochs=2))["decay"]
-    assert warm[:21] == pytest.approx([0.025 * step for step in range(21)])
-    assert rates(OneCycle(), steps=1)["decay"] == pytest.approx([0.5])
+def test_cosine_and_linear_with_and_without_warm_up():
+    assert rates(Cosine())[:2] == pytest.approx([1, 0.5 * (1 + math.cos(math.pi / 100))])
+    assert rates(Linear()) == pytest.approx([1 - step / 100 for step in range(100)])
+    for schedule in (Cosine(2), Linear(2)):
+        assert rates(schedule)[:21] == pytest.approx([0.05 * step for step in range(21)])
+    assert rates(Linear(2))[20:] == pytest.approx([1 - step / 80 for step in range(80)])
+    for schedule in (OneCycle(), Cosine(), Linear(), Cosine(50), OneCycle(warmup=1.0)):
+        assert rates(schedule, steps=1) == [1]
+        assert all(0 <= rate <= 1 for rate in rates(schedule, steps=7))
+
+
+@pytest.mark.parametrize("optimizer", [SGD(lr=0.5), AdamW(lr=0.5), Muon(lr=0.5)])
+def test_the_loop_sets_the_rate_of_every_group(optimizer):
+    data = load_data("digits", image_size=8, limit=100)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3), Shared(), nn.Linear(3, 10))
+    model[2].forward = lambda x: x @ model[2].weight
+    run = Run(model, data, Recipe(1, 25, optimizer, Linear()), 0, torch.device("cpu"))
+    assert run.optimizer.param_groups[0]["lr"] == 0.5
+    for rate in (0.5, 0.375, 0.25, 0.125):
+        run.advance()
+        groups = {group["name"]: group["lr"] for group in run.optimizer.param_groups}
+        assert groups == pytest.approx({"decay": rate, "no_decay": rate, "scaled": 0.1 * rate})
+        assert run.lr == pytest.approx(rate)
 
 
 def test_recipes_survive_json():
-    recipe = Recipe(epochs=3, optimizer=AdamW(lr=2e-3), schedule=Cosine(1.5), augment=Augment(2, False), amp="bf16")
+    recipe = Recipe(epochs=3, optimizer=AdamW(lr=2e-3), schedule=Linear(1.5), augment=Augment(2, False), amp="bf16")
     assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
-    assert Recipe.from_dict(Recipe().to_dict()) == Recipe()
+    mixed = Recipe(mixing=Mixing(0, 1.0), loss=BinaryCrossEntropy(0.3), schedule=Cosine(2), recompute_norms=False)
+    for recipe in (Recipe(), mixed):
+        assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     with pytest.raises(UsageError, match="unknown entries banana"):
         Recipe.from_dict(Recipe().to_dict() | {"banana": 1})
     with pytest.raises(UsageError, match="'Adagrad' is unknown"):
         Recipe.from_dict(Recipe().to_dict() | {"optimizer": {"type": "Adagrad"}})
-    assert recipe.with_lr(0.3).optimizer == AdamW(lr=0.3)
+    assert Recipe(optimizer=AdamW()).with_lr(0.3).optimizer == AdamW(lr=0.3)
+    with pytest.raises(UsageError, match="lr nan"):
+        Recipe().with_lr(math.nan)
 
 
 @pytest.mark.parametrize(
@@ -143,12 +168,15 @@ def test_recipes_survive_json():
     [
         ({"epochs": 0}, "epochs 0 must be at least 1"),
         ({"batch_size": 1}, "batch_size 1 must be at least 2"),
+        ({"epochs": 2.5}, "epochs 2.5 must be at least 1"),
         ({"amp": "fp16"}, "amp 'fp16' must be"),
         ({"label_smoothing": 1.0}, r"label_smoothing 1.0 must be in"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"grad_clip": -1.0}, "grad_clip"),
         ({"weight_decay": -1.0}, "weight_decay"),
-        ({"optimizer": SGD(lr=0)}, "lr 0 must be above 0"),
+        ({"weight_decay": math.nan}, "weight_decay nan must be a finite number"),
+        ({"grad_clip": math.inf}, "grad_clip inf must be a finite number"),
+        ({"label_smoothing": math.nan}, "label_smoothing nan"),
     ],
 )
 def test_impossible_recipes_are_refused(choice, message):
@@ -156,8 +184,39 @@ def test_impossible_recipes_are_refused(choice, message):
         Recipe(**choice)
 
 
+@pytest.mark.parametrize(
+    ("kind", "choice", "message"),
+    [
+        (SGD, {"lr": 0}, "lr 0 must be above 0"),
+        (SGD, {"lr": -0.1}, "lr -0.1 must be above 0"),
+        (SGD, {"lr": math.nan}, "lr nan must be a finite number"),
+        (AdamW, {"lr": math.inf}, "lr inf must be a finite number"),
+        (SGD, {"momentum": 1.0}, r"momentum 1.0 must be in \[0, 1\)"),
+        (AdamW, {"beta2": math.nan}, "beta2 nan must be a finite number"),
+        (AdamW, {"beta1": -0.5}, r"beta1 -0.5 must be in \[0, 1\)"),
+        (Muon, {"momentum": 2.0}, "momentum 2.0"),
+        (OneCycle, {"warmup": 1.5}, r"warmup 1.5 must be in \[0, 1\]"),
+        (OneCycle, {"start": math.nan}, "start nan"),
+        (Cosine, {"warmup_epochs": -1}, "warmup_epochs -1 must be 0 or more"),
+        (Linear, {"warmup_epochs": math.inf}, "warmup_epochs inf"),
+        (Mixing, {"mixup": math.nan}, "mixup nan"),
+        (Mixing, {"mixup": 0.0, "cutmix": 0.0}, "one of them above 0"),
+        (BinaryCrossEntropy, {"threshold": 1.0}, "threshold 1.0"),
+    ],
+)
+def test_impossible_choices_are_refused(kind, choice, message):
+    with pytest.raises(UsageError, match=message):
+        kind(**choice)
+
+
 def test_the_default_recipe_fits_the_data():
     digits = load_data("digits")
     assert recipe_for(digits).augment == Augment(pad=2, flip=False)
     assert recipe_for(digits).batch_size == 64
     assert recipe_for(digits, batch_size=32, epochs=7) == Recipe(7, 32, augment=Augment(2, False))
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(10, 10), (240, 16), (600, 32), (1100, 64)])
+def test_small_sets_keep_enough_steps(images, batch_size):
+    data = load_data("digits", limit=images)
+    assert recipe_for(data).batch_size == batch_size
