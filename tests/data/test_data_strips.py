@@ -61,6 +61,9 @@ def test_a_strip_cut_short_is_one_line(tmp_path, pixels):
         load_data(f"folder:{tmp_path}")
     column.save(path)
     whole = path.read_bytes()
+    path.write_bytes(whole[:20])
+    with pytest.raises(RunError, match=r"01.png cannot be read, but a strip is 10 wide"):
+        load_data(f"folder:{tmp_path}")
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RunError, match=r"strip train/bee/01.png \(.*\) in .* cannot be read"):
         load_data(f"folder:{tmp_path}")

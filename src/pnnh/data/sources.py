@@ -1,4 +1,4 @@
-"""Readers of the named data sets: what lies in a local directory first, and every set is checked to be itself."""
+"""Readers of the named data sets: from a local folder if it holds the set, else downloaded; each set is checked."""
 
 from __future__ import annotations
 

@@ -37,9 +37,10 @@ def tile_of(root: Path, files: Sequence[str], labels: Sequence[int]) -> int | No
 def count(path: Path, side: int) -> int:
     """How many images of `side` pixels the strip holds, by its header. Raises RunError for one that is cut short."""
     width, height = pictures.size_of(path) or (0, 0)
-    if width != side or not height or height % side:
+    if width != side or height % side:
+        what = f"is {width} x {height}" if width else "cannot be read"
         rule = f"a strip is {side} wide and a multiple of {side} high"
-        raise RunError(f"{path} is {width} x {height}, but {rule}: it was cut short or is no strip; copy it again")
+        raise RunError(f"{path} {what}, but {rule}: it was cut short or is no strip; copy it again")
     return height // side
 
 

@@ -20,19 +20,13 @@ class Images(Protocol):
     """Images with labels, whether they lie in memory (`Split`) or are decoded from disk (`pnnh.data.disk.Files`)."""
 
     @property
-    def labels(self) -> Tensor:
-        """int64 [N]."""
-        ...
+    def labels(self) -> Tensor: ...  # int64 [N]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, S, S) of one image."""
-        ...
+    def shape(self) -> tuple[int, int, int]: ...  # (C, S, S) of one image
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What a record must say about these images, e.g. which ones could not be decoded."""
-        ...
+    def notes(self) -> tuple[str, ...]: ...  # what a record must say, e.g. which images cannot be read
 
     def __len__(self) -> int: ...
 
@@ -124,7 +118,7 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of both splits: of pixels and labels in memory; of names, sizes and labels of files on disk."""
+        """Hash of both splits: pixels and labels in memory; names, labels and image size of files on disk."""
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             for chunk in split.content():
