@@ -96,7 +96,7 @@ def compared(record: Record) -> str:
         f"train, {data['num_test']:,} to test; {recipe['epochs']} epochs of {recipe['optimizer']['type']}, batch "
         f"{recipe['batch_size']}."
     )
-    rows = [{key: value for key, value in row.items() if key != "img/s"} for row in record["summary"]]
+    rows = [{key: value for key, value in row.items() if key not in ("img/s", "step_ms")} for row in record["summary"]]
     return "\n\n".join([setting, markdown(rows), *([record["note"]] if "note" in record else [])])
 
 
