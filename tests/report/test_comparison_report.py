@@ -1,11 +1,14 @@
 """The sentences and figures of a comparison's report, against intervals computed here and rows made up for them."""
 
+import io
 import math
 
 import pytest
+from rich.console import Console
 
-from pnnh.report.comparison import difference, reading, student
+from pnnh.report.comparison import as_read, difference, reading, student
 from pnnh.report.frontier import LOOKS, anchors, frontier
+from pnnh.report.table import terminal
 
 SIZES = {"pnnh": 100, "residual": 200, "residual_narrow": 101, "residual_short": 130, "residual_same_block": 99}
 DATA = {"name": "cifar10", "num_test": 10_000, "num_classes": 10, "image_size": 32}
@@ -115,3 +118,14 @@ def test_published_results_stand_beside_the_same_pixels_only():
     assert not anchors(DATA | {"name": "digits"})
     with_marks, without = (frontier(results(pnnh=[80]) | {"data": data}) for data in (DATA, DATA | {"name": "digits"}))
     assert len(with_marks) > len(without)
+
+
+def test_the_table_fits_80_columns_and_has_deviations_only_of_several_seeds():
+    row = {"method": "residual_same_block", "depth": 110, "params": 270_154, "macs": 40_551_040}
+    several = [row | {"test_%": 92.31, "std": 0.12, "n": 3, "step_ms": 352.7}]
+    text = Console(width=200, file=io.StringIO())
+    text.print(terminal(as_read(several)))
+    assert max(map(len, text.file.getvalue().splitlines())) <= 80
+    (single,) = as_read([several[0] | {"std": None, "n": 1}])
+    assert "std" not in single
+    assert single["ms"] == 352.7

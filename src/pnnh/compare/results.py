@@ -67,12 +67,10 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for (method, depth), group in sorted(cells.items(), key=lambda item: item[0][1]):
         trained = [row for row in group if not row.get("diverged")]
         test = [100 * row["test_accuracy"] for row in trained]
-        learnt = [100 * row["train_accuracy"] for row in trained if row.get("train_accuracy") is not None]
         speed = [row["step_ms"] for row in group if row.get("step_ms") is not None]
         table.append(
             {"method": method, "depth": depth, "params": group[0]["num_params"], "macs": group[0]["macs"]}
             | ({"lr": group[0].get("lr")} if several_rates else {})
-            | {"train_%": round(statistics.mean(learnt), 2) if learnt else None}
             | {"test_%": round(statistics.mean(test), 2) if test else None}
             | {"std": round(statistics.stdev(test), 2) if len(test) > 1 else None, "n": len(test)}
             | ({"diverged": len(group) - len(trained)} if some_diverged else {})
