@@ -8,9 +8,11 @@ Writes results/audit-cli.json: how many lines ended in which exit code, and ever
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import random
+import re
 import shlex
 import sys
 import tempfile
@@ -84,19 +86,30 @@ FILES = {"broken.py": "def f(:\n", "mine.py": MINE, "text": "a file\n", "w.safet
 FILES |= {"half/record.json": '{"model": [1, 2]}', "empty/.keep": ""}
 
 
+@functools.cache
+def flags(name: str) -> set[str]:
+    """The options that `pnnh NAME --help` shows."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        main([name, "--help"])
+    return set(re.findall(r"--[a-z][a-z-]*", out.getvalue()))
+
+
 def drawn(draw: random.Random) -> list[str]:
     """A command line: a command, a model or two, and up to four odd options behind those that keep it quick."""
     name = draw.choice([*COMMANDS, *COMMANDS, "comand", ""])
     words = [name]
     if name in COMMANDS and name not in ("compare", "models") and draw.random() < 0.95:
-        words += [draw.choice(GOOD if draw.random() < 0.7 else MODELS) for _ in range(draw.choice((1, 1, 1, 2)))]
+        words += [draw.choice(GOOD if draw.random() < 0.8 else MODELS) for _ in range(draw.choice((1, 1, 1, 2)))]
     words += QUICK.get(name, [])
     if name in ("fuse", "export", "hub", "train", "compare") and draw.random() < 0.9:
         words += ["--out", "out"]
     pools = {"numbers": NUMBERS, "paths": PATHS, "texts": TEXTS}
+    known = flags(name) if name in COMMANDS else set()
     for _ in range(draw.choice((0, 1, 1, 1, 2))):
         kind = draw.choice([*KINDS])
-        words.append(draw.choice(KINDS[kind]))
+        fitting = [flag for flag in KINDS[kind] if flag in known]
+        words.append(draw.choice(fitting if fitting and draw.random() < 0.9 else KINDS[kind]))
         if kind != "flags" and draw.random() < 0.95:
             words += draw.choices(pools[kind if draw.random() < 0.8 else "texts"], k=draw.choice((1, 1, 1, 2)))
     return words

@@ -302,3 +302,8 @@ def test_an_interrupted_comparison_says_that_the_same_command_goes_on(monkeypatc
     monkeypatch.setattr(importlib.import_module("pnnh.compare"), "compare", stopped)
     assert compare("--data", "digits") == 130
     assert capsys.readouterr().err == "pnnh compare: interrupted; the same command goes on where it stopped\n"
+
+
+def test_a_null_byte_is_one_line(capsys):
+    assert compare("--out", "a\0b") == 2
+    says_one_line(capsys, "an argument holds a null byte")

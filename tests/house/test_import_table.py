@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "data": {"_files"},
     "train": {"_files", "_modules", "checkpoint", "provenance", "data"},
     "compare": {"models", "data", "train", "analysis", "_modules", "_files", "cost", "provenance", "report"},
-    "bench": {"models", "convert", "analysis", "data", "train", "compare", "cost", "load"},
+    "bench": {"models", "train", "cost", "load"},
     "report": set(),
     "load": {"checkpoint", "models", "convert"},
     "hub": {"convert", "report"},

@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ Reading = tuple[float, float]  # seconds of wall time, seconds of this process's
 class Ratio:
     """Time of B over time of A. `low`, `high`: 95 % bootstrap interval of the median over `pairs` pairs.
 
-    `median_a`, `median_b`: seconds, for orientation only; they depend on the machine and its mood, the ratio far less.
+    `median_a`, `median_b`: seconds, for orientation only; they depend on the machine, the ratio far less.
     """
 
     ratio: float
@@ -42,11 +42,8 @@ class Ratio:
 
     @property
     def differs(self) -> bool:
-        """The interval excludes 1: there is a difference to speak of (if the A/A control has none)."""
+        """The interval excludes 1: there is a difference, if the control (A against its own copy) shows none."""
         return not self.low <= 1 <= self.high
-
-    def rows(self) -> list[dict]:
-        return [asdict(self)]
 
 
 @dataclass(frozen=True)

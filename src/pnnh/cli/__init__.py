@@ -61,6 +61,8 @@ def _guarded(name: str, arguments: list[str]) -> int:
 
     for stream in (sys.stdout, sys.stderr):  # names of files need not be UTF-8
         getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    if any("\0" in word for word in arguments):
+        return _say(name, "an argument holds a null byte, which no name of a file or model does", 2)
     try:
         return _with_arguments(importlib.import_module(f"pnnh.cli.{name}").run, name, arguments)
     except UsageError as error:
