@@ -19,11 +19,11 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from _evidence import ROOT, evidence
-
 from pnnh.cli import COMMANDS, INTERNAL, main
+from pnnh.provenance import environment
 from pnnh.report import json_text, write_text
 
+ROOT = Path(__file__).resolve().parents[2]
 GOOD = ("pnnh_resnet_tiny", "cifar_resnet_tiny", "plain_resnet_tiny", "pnnh_vit_test_patch4_16")
 MODELS = shlex.split(
     "nosuch resnet1o '' ' ' : a:b:c torch.nn:Identity torch:Tensor torch.nn:Nothing broken:f mine:boom mine:leave "
@@ -164,5 +164,5 @@ if __name__ == "__main__":
         os.chdir(folder)
         record = audit(number, seed)
         os.chdir(home)
-    write_text(ROOT / "results" / "audit-cli.json", json_text(record | evidence()))
+    write_text(ROOT / "results" / "audit-cli.json", json_text(record | environment()))
     print(f"{number} lines, {len(record['faults'])} faults, exit codes {record['exit_codes']}")

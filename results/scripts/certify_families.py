@@ -17,10 +17,10 @@ from pathlib import Path
 
 import timm
 import torch
-from _evidence import evidence
 
 import pnnh.models  # noqa: F401
 from pnnh.certify import certify
+from pnnh.provenance import environment
 
 OUT = Path(__file__).parents[1]
 NAMED = ["vgg16_bn", "repvgg_a0", "resnet18", "resnet50", "densenet121", "mobilenetv2_100", "vit_tiny_patch16_224"]
@@ -117,7 +117,7 @@ def main() -> None:
     rows = [row for row in kept if row["model"] not in again] + done
     check(rows)
     traced = [row for row in rows if row["plain"] is not None]
-    record = evidence() | {"command": "python results/scripts/certify_families.py"}
+    record = environment() | {"command": "python results/scripts/certify_families.py"}
     record |= {"certified": len(traced), "plain": sum(row["plain"] for row in traced), "rows": rows}
     target.write_text(json.dumps(record, indent=1) + "\n")
 

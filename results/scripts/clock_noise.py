@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from _evidence import evidence
 from rich.console import Console
 
 import pnnh.models  # noqa: F401
 from pnnh.bench import Setting, TrainingStep
 from pnnh.bench.clock import timed
+from pnnh.provenance import environment
 from pnnh.report import json_text, terminal, write_text
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def main() -> None:
     Console(width=160).print(terminal(rows, "training steps of cifar_resnet20, 8 images, against their own copies"))
     if not quick:
         path = Path(__file__).parents[1] / "clock-noise.json"
-        write_text(path, json_text({"rows": rows, "copies": copies, "blocks": blocks} | evidence()))
+        write_text(path, json_text({"rows": rows, "copies": copies, "blocks": blocks} | environment()))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from pathlib import Path
 import timm
 import torch
 import torchvision
-from _evidence import evidence
 from _norms import with_statistics
 from torch import nn
 from torch.nn.functional import interpolate
@@ -27,7 +26,8 @@ from torch.nn.functional import interpolate
 from pnnh._errors import UsageError
 from pnnh.convert import convert
 from pnnh.cost import measure_cost
-from pnnh.train import load_data
+from pnnh.data import load_data
+from pnnh.provenance import environment
 from pnnh.train.evaluate import Normalise
 
 OUT = Path(__file__).parents[1]
@@ -123,7 +123,7 @@ def main() -> None:
         print(json.dumps(row), flush=True)
         rows = [other for other in rows if (other["model"], other["form"]) != (name, form)] + [row]
         rows.sort(key=lambda row: todo.index((row["model"], row["form"])))
-        record = evidence() | {"seed": 0, "size": chosen.size, "data": data.to_dict(), "rows": rows}
+        record = environment() | {"seed": 0, "size": chosen.size, "data": data.to_dict(), "rows": rows}
         record["command"] = f"python results/scripts/convert_models.py --size {chosen.size}"
         target.write_text(json.dumps(record, indent=1) + "\n")
 

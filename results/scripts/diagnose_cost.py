@@ -32,9 +32,9 @@ def main() -> None:
 
     import timm
     import torch
-    from _evidence import evidence
 
     from pnnh.analysis import diagnose
+    from pnnh.provenance import environment
     from pnnh.report import json_text, write_text
 
     torch.set_num_threads(options.threads)
@@ -57,7 +57,7 @@ def main() -> None:
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     record = {
-        **evidence(),
+        **environment(),
         "cpu": platform.processor(),
         "threads": options.threads,
         "seeds": [0],

@@ -21,9 +21,9 @@ from pathlib import Path
 import timm
 import torch
 import torchvision
-from _evidence import evidence
 
 from pnnh.analysis import Decoder, diagnose
+from pnnh.provenance import environment
 from pnnh.report import json_text, write_text
 
 OUT = Path(__file__).resolve().parents[1]
@@ -152,7 +152,7 @@ def main() -> None:
 
 def save(rows: list[dict]) -> None:
     done, total = sum(row["ok"] for row in rows), len(jobs())
-    record = {**evidence(), "command": "python results/scripts/diagnose_families.py", "seeds": [0]}
+    record = {**environment(), "command": "python results/scripts/diagnose_families.py", "seeds": [0]}
     record |= {"families": total, "examined": len(rows), "diagnosed": done, "rows": rows}
     write_text(OUT / "diagnose_families.json", json_text(record))
 

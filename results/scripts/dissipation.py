@@ -124,19 +124,25 @@ def measure(names: list[str], seeds: int, count: int, features: int) -> dict[str
 
 
 def trained(patterns: list[str], count: int, data: str | None) -> dict[str, list[dict]]:
-    """Checkpoint folders of ours, in eval mode, on test images of their own data; a model's seeds together."""
-    from pnnh.cli import _diagnose
-
-    folders = sorted(folder for pattern in patterns for folder in Path().glob(pattern))
+    """Checkpoint folders, in eval mode, on test images of their own data; a model's seeds together."""
     runs: dict[str, list[dict]] = {}
-    for folder in folders:
+    for folder in sorted(folder for pattern in patterns for folder in Path().glob(pattern)):
         weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        record = json.loads((folder / "record.json").read_text())
         file = PARTS / f"{folder.name}-{weights[:12]}-{count}.pt"
-        found = kept(file, lambda folder=folder: _diagnose.all_of((str(folder),), num=count, data=data)[0])
-        name = json.loads((folder / "record.json").read_text())["model"]["name"]
-        runs.setdefault(name, []).append(found)
+        found = kept(file, lambda f=folder, d=data or record["data"]["name"]: diagnosed(f, d, count))
+        runs.setdefault(record["model"]["name"], []).append(found)
         print(folder.name, found["r2_depth"], f"{found['gradient_growth']:.3g}", flush=True)
     return {name: runs[name] for name in [*(n for n in NAMES if n in runs), *(n for n in runs if n not in NAMES)]}
+
+
+def diagnosed(folder: Path, data: str, count: int):
+    from pnnh import diagnose, load_data, load_model
+    from pnnh.train import Normalise
+
+    loaded = load_data(data)
+    images = Normalise(loaded, "cpu")(loaded.test.pixels(torch.arange(count)))
+    return diagnose(load_model(str(folder)).eval(), images, name=folder.name)
 
 
 def summed_up(runs: list[dict]) -> dict:
@@ -186,8 +192,7 @@ def draw(record: dict, prefix: str) -> None:
 
 
 def main() -> None:
-    from _evidence import evidence
-
+    from pnnh.provenance import environment
     from pnnh.report import json_text, write_text
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -207,7 +212,7 @@ def main() -> None:
             runs = measure(["vgg-like", *NAMES], options.seeds, options.images, options.features)
         seeds = list(range(max(map(len, runs.values()))))
         nets = {name: summed_up(found) for name, found in runs.items()}
-        write_text(path, json_text({**evidence(), "seeds": seeds, "nets": nets}))
+        write_text(path, json_text({**environment(), "seeds": seeds, "nets": nets}))
         write_text(path.with_suffix(".csv"), every_value(runs))
         draw_pictures(runs, prefix)
     record = json.loads(path.read_text())

@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _evidence import evidence
-
 from pnnh.compare import Cell, Cnn, Comparison, Imagenet, Observer, Results, compare
 from pnnh.data import Dataset, load_data
+from pnnh.provenance import environment
 from pnnh.report import json_text, write_text
 from pnnh.train import Execution
 
@@ -79,7 +78,7 @@ class Keeper(Observer):
     def done(self, cell: Cell, row: dict[str, Any]) -> None:
         self.made.setdefault(self.record, {})[cell] = row
         rows = sorted(self.made[self.record].values(), key=lambda row: (row["depth"], row["seed"]))
-        results = Results(tuple(rows), self.settings, evidence() | {"data": self.data})
+        results = Results(tuple(rows), self.settings, environment() | {"data": self.data})
         write_text(self.folder / f"{self.record}.json", json_text(results.to_dict()))
 
 
@@ -115,7 +114,7 @@ def main() -> None:
     if asked.list:
         listed(parts, asked.records)
         return
-    code = evidence()["code_version"]
+    code = environment()["code_version"]
     if code.endswith("-dirty") and not asked.changed:
         raise SystemExit(f"the code is {code}: commit first, or work in a worktree that does not change")
     keeper, loaded = Keeper(asked.records), {}

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import timm
 import torch
-from _evidence import evidence
 from _norms import with_statistics
 
 import pnnh.models  # noqa: F401
 from pnnh.convert import fuse
+from pnnh.provenance import environment
 
 OUT = Path(__file__).parents[1]
 RESIDUAL = "cifar_resnet56"
@@ -44,7 +44,7 @@ def main() -> None:
     rows = [examine(*case, seed, chosen.size) for case in CASES for seed in range(chosen.seeds)]
     worst = {"relative_error": max(row["relative_error"] for row in rows)}
     worst["rounding_ratio"] = max(row["rounding_ratio"] for row in rows)
-    record = evidence() | {"size": chosen.size, "seeds": chosen.seeds, "worst": worst, "rows": rows}
+    record = environment() | {"size": chosen.size, "seeds": chosen.seeds, "worst": worst, "rows": rows}
     (OUT / "fuse_forms.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

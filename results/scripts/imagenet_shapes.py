@@ -5,14 +5,17 @@ python results/scripts/imagenet_shapes.py
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import timm
 import torch
-from _evidence import ROOT, evidence
 
 import pnnh.models  # noqa: F401  registers the nets
 from pnnh.cost import cost
+from pnnh.provenance import environment
 from pnnh.report import json_text, write_text
 
+ROOT = Path(__file__).resolve().parents[2]
 DEPTHS, SIZE = (18, 34, 50), (3, 224, 224)
 
 
@@ -32,4 +35,4 @@ def costs() -> list[dict]:
 
 
 if __name__ == "__main__":
-    write_text(ROOT / "results" / "imagenet-shapes.json", json_text({"costs": costs()} | evidence()))
+    write_text(ROOT / "results" / "imagenet-shapes.json", json_text({"costs": costs()} | environment()))

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import timm
 import torch
-from _evidence import evidence
+from _ledger import ledger
 from rich.console import Console
 
 import pnnh.models  # noqa: F401
-from pnnh.bench import Setting, TrainingStep, ledger, peak_bytes
+from pnnh.bench import Setting, TrainingStep
+from pnnh.cost import peak_bytes
+from pnnh.provenance import environment
 from pnnh.report import json_text, terminal, write_text
 
 BATCH = 32
@@ -60,7 +62,7 @@ def main() -> None:
     for title, table in (("totals", totals), (f"over {first['model']}", ratios), ("by kind", rows)):
         Console(width=140).print(terminal(table, title))
     path = Path(__file__).parents[1] / "step-account.json"
-    write_text(path, json_text({"batch_size": BATCH, "totals": totals, "ratios": ratios, "rows": rows} | evidence()))
+    write_text(path, json_text({"batch_size": BATCH, "totals": totals, "ratios": ratios, "rows": rows} | environment()))
 
 
 if __name__ == "__main__":

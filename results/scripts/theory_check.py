@@ -17,11 +17,11 @@ import sys
 from pathlib import Path
 
 import torch
-from _evidence import evidence
 from torch import Tensor, nn
 
 from pnnh import theory
 from pnnh.analysis import Decoder, Dissipation, diagnose
+from pnnh.provenance import environment
 from pnnh.report import json_text, write_text
 
 OUT = Path(__file__).resolve().parents[1]
@@ -133,7 +133,7 @@ def growths(shift: float, padding: str, depth: int = 56) -> dict:
 def main() -> None:
     if "--draw" in sys.argv:
         return draw(json.loads((OUT / "theory_check.json").read_text()))
-    record = evidence() | {"seeds": list(SEEDS), "depth": DEPTH}
+    record = environment() | {"seeds": list(SEEDS), "depth": DEPTH}
     for name, build, inputs in (("mlp", mlp, vectors), ("cnn", cnn, pictures)):
         record[name] = agreement(runs(lambda build=build: build(DEPTH), inputs))
         print(name, {key: value for key, value in record[name].items() if key != "rows"}, flush=True)

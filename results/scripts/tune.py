@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _evidence import evidence
 
 from pnnh.compare import CNN_RECIPES, Cnn
 from pnnh.data import Dataset, load_data
 from pnnh.layers import PlainOptions
+from pnnh.provenance import environment
 from pnnh.report import json_text, write_text
 from pnnh.train import NotFinite, train
 
@@ -84,7 +84,7 @@ class Tuning:
                 return row["held_out_accuracy"] or 0.0
         row = wanted | self.trained(trial)
         rows = [*self.rows(), row]
-        record = {"rows": rows, "best": best(rows)} | evidence() | {"data": self.data.to_dict()}
+        record = {"rows": rows, "best": best(rows)} | environment() | {"data": self.data.to_dict()}
         write_text(self.record, json_text(record))
         return row["held_out_accuracy"] or 0.0
 

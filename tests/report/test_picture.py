@@ -43,7 +43,7 @@ def test_every_net_and_state_has_its_row_and_its_accuracy_only_when_trained():
     assert "a&amp;b" in svg
     assert ">layer 10<" in svg
     assert len(losses(nets)) == 4
-    part = "a third to a fifth of the image is left at the end (R² 0.30), less than half from layer 20 on"
+    part = "a third of the image is left at the end (R² 0.30), less than half from layer 20 on"
     score = "It gets 25.0 % of the test images right."
     assert reading(nets)[0] == f"plain: untrained, {part}; trained, {part}. {score}"
 

@@ -18,7 +18,7 @@ from pnnh.report.figure import draw
 from pnnh.report.frontier import look
 
 Net = tuple[str, int, float | None, Mapping[str, Mapping[str, Any]]]
-WIDTH, LABEL, NOTE = 480, 15, 12  # of the drawing and its letters, so that it can be read on a screen of 420 px
+WIDTH, LABEL, NOTE = 480, 14, 12  # of the drawing and its letters, so that it can be read on a screen of 420 px
 TITLES = {"untrained": "Untrained", "trained": "Trained"}
 _HEAD = """<svg xmlns="http://www.w3.org/2000/svg" class="own" viewBox="0 0 {width} {height}" role="img"
  aria-label="{title}" style="max-width:44rem" font-family="system-ui, sans-serif"><style>
@@ -91,8 +91,8 @@ def pictures(view: Mapping[str, Any]) -> list[str]:
 def words(r2: float) -> str:
     """How much of an image can be read back, in words. `r2`: the share of its variance that is."""
     steps = ((0.9, "nearly all of the image"), (0.6, "most of the image"), (0.4, "about half of the image"))
-    steps += ((0.2, "a third to a fifth of the image"), (0.05, "a trace of the image"))
-    return next((text for least, text in steps if r2 >= least), "nothing of the image") + " is left at the end"
+    steps += ((0.2, "a third of the image"), (0.05, "a trace of the image"))
+    return next((text for least, text in steps if r2 >= least), "nothing of the image") + " is left"
 
 
 def reading(nets: Sequence[Net]) -> list[str]:
@@ -103,7 +103,7 @@ def reading(nets: Sequence[Net]) -> list[str]:
         for state, view in views.items():
             below = [layer for layer, r2 in zip(_layers(depth, view), view["r2"], strict=True) if r2 < 0.5]
             place = f", less than half from layer {below[0]} on" if below else ""
-            parts.append(f"{state}, {words(view['r2'][-1])} (R² {view['r2'][-1]:.2f}){place}")
+            parts.append(f"{state}, {words(view['r2'][-1])} at the end (R² {view['r2'][-1]:.2f}){place}")
         score = "" if accuracy is None else f". It gets {100 * accuracy:.1f} % of the test images right"
         lines.append(f"{look(method).label}: {'; '.join(parts)}{score}.")
     return lines
