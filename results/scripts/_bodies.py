@@ -10,6 +10,7 @@ from pnnh.report import bench_reading, markdown, of_work
 
 WORKS = ("train", "infer", "latency")
 SHOWN_KINDS = 7  # kinds of operators shown of a roofline
+ENVIRONMENT = ("command", "date", "code_version")
 Record = dict[str, Any]
 
 
@@ -236,4 +237,8 @@ def body(name: str, record: Record) -> str:
     for key, render in (("summary", compared), ("cells", timed), ("nets", dissipated)):
         if key in record:
             return render(record)
-    return markdown(record["rows"])
+    if record.get("rows"):
+        return markdown(record["rows"])
+    facts = {key: len(value) if isinstance(value, list) else value for key, value in record.items()}
+    named = {key: value for key, value in facts.items() if isinstance(value, (int, str)) and key not in ENVIRONMENT}
+    return markdown([{"entry": key.replace("_", " "), "value": value} for key, value in named.items()])

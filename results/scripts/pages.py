@@ -72,6 +72,12 @@ PAGES = (
         ("step-account", "step-time-56", "bench-*", "clock-noise"),
     ),
     Page(
+        "audits",
+        "Records: audits",
+        "Odd command lines and damaged image files, made by a random generator: what the program does with them.",
+        ("audit*",),
+    ),
+    Page(
         "several-processes",
         "Records: several processes",
         "Training on two processes, stopped and continued. See [From a laptop to several nodes](../scaling.md).",
