@@ -42,7 +42,7 @@ KINDS = {
         "--seed --seeds --epochs --batch-size --image-size --limit --num --pairs --jobs --depths --lr --holdout "
         "--width --patch --accumulate --channels"
     ),
-    "paths": shlex.split("--out --images --weights --dists"),
+    "paths": shlex.split("--out --images --weights"),
     "texts": shlex.split(
         "--data --device --amp --mode --layout --preset --form --to --recipe --family --methods --format --weights"
     ),

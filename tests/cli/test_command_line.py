@@ -29,7 +29,7 @@ FLAGS = {  # all but MODEL and --help
     "compare": "data methods depths epochs seeds out image-size limit batch-size lr recipe held-out family width patch "
     f"device amp compile jobs {SHOW}",
     "convert": f"form dry-run out {NET} {SHOW}",
-    "diagnose": f"data images num dists seed out {NET} {SHOW}",
+    "diagnose": f"data images num seed out {NET} {SHOW}",
     "export": f"to out form data {NET} {SHOW}",
     "fuse": f"out form {NET} {SHOW}",
     "hub": "out",

@@ -42,8 +42,6 @@ def test_files_and_table(folder, tmp_path, capsys):
     record = json.loads((out / "diagnosis.json").read_text())
     assert [len(net["layers"]) for net in record["models"]] == [2, 2]
     assert record["models"][0]["settings"]["images"] == 10
-    assert record["models"][0]["dists"] == "not computed"
-    assert {layer["dists"] for layer in record["models"][0]["layers"]} == {"not computed"}
     rows = list(csv.DictReader((out / "diagnosis.csv").read_text().splitlines()))
     assert [row["layer"] for row in rows] == ["1", "3", "1", "3"]
     page = (out / "diagnosis.html").read_text()
@@ -102,7 +100,6 @@ def test_a_checkpoint_is_shown_its_own_data(tmp_path, capsys):
         ([f"{__name__}:mute", "--image-size", "16"], "no activation function ran"),
         ([f"{__name__}:tiny", "--images", "/nowhere"], "no directory at"),
         ([f"{__name__}:tiny", "--data", "digitz", "--image-size", "16"], "digits"),
-        ([f"{__name__}:tiny", "--dists", "/nowhere/vgg16-397923af.pth"], "no file at"),
     ],
 )
 def test_refusals_are_one_line(arguments, says, capsys):

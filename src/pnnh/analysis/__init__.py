@@ -1,8 +1,7 @@
 """Diagnose dissipating inputs in any model: `diagnose(model, images) -> Dissipation`."""
 
 from pnnh.analysis.decoder import Decoder
-from pnnh.analysis.dissipation import Dissipation, Layer, diagnose
-from pnnh.analysis.dists import Dists, load_dists
+from pnnh.analysis.dissipation import Dissipation, Layer, Measure, diagnose
 from pnnh.analysis.probe import Call, probe
 from pnnh.analysis.watch import Watch, Watched, watch
 
@@ -10,12 +9,11 @@ __all__ = [
     "Call",
     "Decoder",
     "Dissipation",
-    "Dists",
     "Layer",
+    "Measure",
     "Watch",
     "Watched",
     "diagnose",
-    "load_dists",
     "probe",
     "watch",
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields, replace
+from html import escape
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 from pnnh import theory
 from pnnh._errors import UsageError
-from pnnh._modules import left_as_found, unwrap
-from pnnh.analysis import measures
+from pnnh._html import table
+from pnnh._modules import left_as_found, paths, unwrap
+from pnnh.analysis import measures, show
 from pnnh.analysis.decoder import Decoder, Readout, Targets, sketch
 from pnnh.analysis.inputs import as_images, batches, run_model, view
 from pnnh.analysis.lineage import Lineage, Prediction
@@ -22,7 +24,24 @@ from pnnh.analysis.tally import Batch, Tally, as_map, by_units
 
 NAN = math.nan
 DEVIATIONS = ("mean_z", "square_z", "survival_z")
-FLOOR_WIDTH = 2.0  # the floor's band is its mean +- so many standard deviations over the draws
+ALPHA = 0.02  # chance that any layer of a net of pure noise rises above its floor
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A similarity to the input: its value, the mean of the same with unrelated images, and the edge of that noise.
+
+    edge: mean + (ln(layers / ALPHA) - 1) standard deviations over the draws: what exceeds it in any of so many layers
+    is no noise, whose tail is taken to be no heavier than an exponential one (ours; docs/seeing-inputs-dissipate.md).
+    """
+
+    value: float
+    floor: float = NAN
+    edge: float = NAN
+
+    @property
+    def above_noise(self) -> bool:
+        return self.value > self.edge
 
 
 @dataclass(frozen=True)
@@ -30,10 +49,9 @@ class Layer:
     """One activation call. Shares lie in [0, 1]; NaN stands for what could not be measured.
 
     survival: share of positive inputs; dead: share of units never positive over all images; effective_rank: of the
-    sketched features (at most rank_limit); cka, r2, psnr (dB), ssim: to the input, each with its noise floor and the
-    floor's upper edge (`_high`); dists: distance of the picture read back to the input, and the floor's lower edge
-    (`_low`), NaN unless asked for; cosine: mean correlation of the features of two images; gradient: norm at the
-    features; growth: that norm over the next layer's. theory_*: the matching row of `pnnh.theory`; *_z: what was
+    sketched features (at most rank_limit); cka, r2, psnr (dB), ssim: to the input; cosine: mean correlation of the
+    features of two images; gradient: norm at the features; growth: that norm over the next layer's; bytes: of the
+    output, for one image. theory_*: the matching row of `pnnh.theory`; *_z: what was
     measured lies so many standard errors above it; agrees: at most 3 of them in mean, mean square and survival.
     """
 
@@ -47,24 +65,14 @@ class Layer:
     variance: float
     effective_rank: float
     rank_limit: int
-    cka: float
-    cka_floor: float
-    cka_high: float
-    r2: float
-    r2_floor: float
-    r2_high: float
-    psnr: float
-    psnr_floor: float
-    psnr_high: float
-    ssim: float
-    ssim_floor: float
-    ssim_high: float
-    dists: float
-    dists_floor: float
-    dists_low: float
+    cka: Measure
+    r2: Measure
+    psnr: Measure
+    ssim: Measure
     cosine: float
     gradient: float
     growth: float
+    bytes: int
     theory: str
     theory_mean: float
     theory_variance: float
@@ -77,6 +85,17 @@ class Layer:
     agrees: bool | None
     caveat: str
 
+    def row(self) -> dict[str, Any]:
+        """Flat: `r2`, `r2_floor`, `r2_high` of a measure, and the same of the others."""
+        flat: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Measure):
+                flat |= {field.name: value.value, f"{field.name}_floor": value.floor, f"{field.name}_high": value.edge}
+            else:
+                flat[field.name] = "x".join(map(str, value)) if field.name == "shape" else value
+        return flat
+
 
 @dataclass(frozen=True, eq=False)
 class Dissipation:
@@ -84,7 +103,8 @@ class Dissipation:
 
     pictures: [layers, P, C, V, V] what each layer's decoder reads back of the first P originals [P, C, V, V];
     correlation: [layers, BINS] mean correlation of the features of image pairs, by the pair's input correlation (bins
-    over [-1, 1], NaN where no pair fell); settings: how it was measured.
+    over [-1, 1], NaN where no pair fell); settings: how it was measured; not_seen: non-linear functions that ran but
+    that no row measures, and scripted modules.
     """
 
     model: str
@@ -93,11 +113,26 @@ class Dissipation:
     pictures: Tensor
     correlation: Tensor
     settings: dict[str, Any]
+    not_seen: tuple[str, ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat dict per layer."""
-        rows = ({**asdict(layer), "shape": "x".join(map(str, layer.shape))} for layer in self.layers)
-        return [{"model": self.model, **row} for row in rows]
+        return [{"model": self.model, **layer.row()} for layer in self.layers]
+
+    def __repr__(self) -> str:
+        depth = self.dissipation_depth
+        left = f"nothing but noise from activation {depth} on" if depth else "never down to noise"
+        r2 = self.layers[-1].r2.value
+        missed = f"; not seen: {', '.join(self.not_seen)}" if self.not_seen else ""
+        return f"<Dissipation of {self.model}: {len(self.layers)} activations, R2 {r2:.2f} at the last, {left}{missed}>"
+
+    def _repr_html_(self) -> str:
+        pictures = show.strip(self.originals, self.pictures)
+        return f"<p>{escape(repr(self))}</p>{pictures}{table(show.columns(self.layers))}"
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw R2 of every activation over the edge of its noise; returns the matplotlib axes (new ones if None)."""
+        return show.curve(self.model, self.layers, axes)
 
     @property
     def dissipation_depth(self) -> int | None:
@@ -105,17 +140,16 @@ class Dissipation:
         return self.crossing("r2")
 
     def crossing(self, measure: str) -> int | None:
-        """The first depth from which on no layer's `measure` (r2, cka, psnr, ssim, dists) leaves its floor; else None.
+        """The first depth from which on no layer's `measure` (r2, cka, psnr, ssim) leaves its floor; else None.
 
         A layer beside the trunk (squeeze and excitation) that reads little is no crossing while later layers read more.
         """
-        found = None
+        first = None
         for layer in reversed(self.layers):
-            value = getattr(layer, measure)
-            if value < layer.dists_low if measure == "dists" else value > getattr(layer, f"{measure}_high"):
+            if getattr(layer, measure).above_noise:
                 break
-            found = layer.depth
-        return found
+            first = layer.depth
+        return first
 
     @property
     def gradient_growth(self) -> float:
@@ -133,7 +167,6 @@ def diagnose(
     draws: int = 8,
     pictures: int = 6,
     gradient: bool = True,
-    dists: Callable[[Tensor, Tensor], Tensor] | None = None,
     seed: int = 0,
     name: str | None = None,
 ) -> Dissipation:
@@ -148,7 +181,6 @@ def diagnose(
         batch_size: images a forward pass; the gradient of a random readout of the output is taken on the first batch.
         decoder: how layers are read back; draws: unrelated pairings behind the noise floor.
         pictures: how many are kept as read back; gradient: whether to run backward; seed: of everything random here.
-        dists: a distance [B] of pictures [B, 3, H, W] in [0, 1], `load_dists(file)`; None leaves its columns NaN.
 
     Raises:
         UsageError: too few, wrong or non-finite images; no activation ran. RunError: the model raised, or an activation
@@ -158,37 +190,39 @@ def diagnose(
     images = as_images(images)
     if batch_size < 8 or draws < 2:
         raise UsageError(f"batch_size = {batch_size}, draws = {draws}: they must be at least 8 and 2")
+    if pictures < 0:
+        raise UsageError(f"pictures = {pictures} must be 0 or more: how many are kept as read back")
     decoder = (decoder or Decoder()).fit_to(*(images.shape[-2:] if images.dim() == 4 else (1, 1)))
     targets = Targets(view(images, decoder), decoder)
-    if dists is not None and len(targets.mean) not in (1, 3):
-        raise UsageError(f"images have {len(targets.mean)} channels; DISTS compares pictures of 1 or 3")
     stream = list(batches(images, batch_size, draws, seed))
     with left_as_found(inner, training):
         torch.manual_seed(seed)
-        tallies = _measure(inner, images, stream, targets)
+        tallies, unseen = _measure(inner, images, stream, targets)
         pixels = targets.mean.numel()
         readouts = {key: tally.pairs.solve(decoder.ridges, pixels) for key, tally in tallies.items()}
-        shown, likeness = _read_back(inner, images, stream, targets, readouts, pictures, dists)
+        shown, likeness = _read_back(inner, images, stream, targets, readouts, pictures)
         gradients = _gradients(inner, images[:batch_size], seed) if gradient else {}
     layers = tuple(
         _layer(depth, tally, readouts[key], likeness.get(key), gradients.get(key, NAN), targets.value_range)
         for depth, (key, tally) in enumerate(tallies.items(), 1)
     )
     settings = {"images": len(images), "image_shape": list(images.shape[1:]), "batch_size": batch_size, "draws": draws}
-    settings |= {"seed": seed, "mode": _mode(inner, training), "decoder": asdict(decoder), "dists": dists is not None}
+    settings |= {"seed": seed, "mode": _mode(inner, training), "decoder": asdict(decoder)}
     return Dissipation(
         name or type(inner).__name__,
-        _with_growth(layers),
+        _with_growth(_edges(layers)),
         targets.pictures[:pictures],
         torch.stack([shown[key] for key in tallies]),
         torch.stack([tally.correlation[1] / tally.correlation[0] for tally in tallies.values()]),
         settings,
+        unseen,
     )
 
 
-def _measure(model: nn.Module, images: Tensor, stream: list[Batch], targets: Targets) -> dict[tuple, Tally]:
-    """First pass: every sum of every layer."""
+def _measure(model: nn.Module, images: Tensor, stream: list[Batch], targets: Targets):
+    """First pass: every sum of every layer, and what was not seen."""
     tallies: dict[tuple, Tally] = {}
+    missed: dict[str, None] = {}
     for batch in stream:
         lineage = Lineage()
 
@@ -198,18 +232,21 @@ def _measure(model: nn.Module, images: Tensor, stream: list[Batch], targets: Tar
             tally.add(call, batch, targets, lineage.before(call), lineage.channels_last)
 
         with torch.no_grad():
-            run_model(model, images[batch.index], probe(model, see, lineage.note))
+            run_model(model, images[batch.index], probe(model, see, lineage.note, lambda op: missed.setdefault(op)))
     seen = {key: tally for key, tally in tallies.items() if tally.shape}
     if not seen:
         raise UsageError(
             f"no activation function ran inside {type(model).__name__}: only calls through torch's own functions and "
-            "modules are seen, not ScriptModules or custom kernels"
+            f"modules are seen, not ScriptModules or custom kernels (not measured: {', '.join(missed) or 'none'})"
         )
-    return seen
+    scripted = [
+        path or "(model)" for module, path in paths(model).items() if isinstance(module, torch.jit.ScriptModule)
+    ]
+    return seen, (*missed, *(f"scripted module {path}" for path in scripted[:3]))
 
 
-def _read_back(model, images: Tensor, stream: list[Batch], targets: Targets, readouts: dict, count: int, dists):
-    """Second pass: by layer, pictures of the first `count` images, and [2, 1 + 3] mean SSIM and DISTS with draws."""
+def _read_back(model, images: Tensor, stream: list[Batch], targets: Targets, readouts: dict, count: int):
+    """Second pass: by layer, pictures of the first `count` images, and [1 + 3] mean SSIM with draws."""
     shown = {key: torch.full((min(count, len(images)), *targets.mean.shape), NAN) for key in readouts}
     sums: dict[tuple, Tensor] = {}
 
@@ -230,9 +267,7 @@ def _read_back(model, images: Tensor, stream: list[Batch], targets: Targets, rea
             partners = batch.partners[:, :4]
             pair = read.repeat_interleave(partners.shape[1], 0), targets.pictures[partners].flatten(0, 1)
             alike = measures.ssim(*pair, targets.value_range)
-            far = torch.full_like(alike, NAN) if dists is None else dists(*map(targets.as_rgb, pair))
-            found = torch.stack([alike, far]).unflatten(1, partners.shape)
-            sums[key] = sums.get(key, 0) + found.sum(1) / len(images)
+            sums[key] = sums.get(key, 0) + alike.unflatten(0, partners.shape).sum(0) / len(images)
 
         with torch.no_grad():
             run_model(model, images[batch.index], probe(model, see, lineage.note_layout))
@@ -269,12 +304,10 @@ def _gradients(model: nn.Module, images: Tensor, seed: int) -> dict[tuple, float
 
 
 def _layer(depth: int, tally: Tally, readout: Readout | None, alike, gradient: float, value_range: float) -> Layer:
-    likeness = [(NAN, torch.tensor([]))] * 2 if alike is None else [(row[0].item(), row[1:]) for row in alike]
     mean, square, alive = tally.unit_means()
     covariance = tally.pairs.covariance()
     cka, cka_draws = tally.cka()
     noise = [measures.psnr(mse, value_range) for mse in readout.mse_draws.tolist()] if readout else []
-    nothing = torch.tensor([])
     seen = tally.correlation.sum(1)
     return Layer(
         depth=depth,
@@ -287,23 +320,41 @@ def _layer(depth: int, tally: Tally, readout: Readout | None, alike, gradient: f
         variance=max((square.mean() - mean.mean() ** 2).item(), 0.0),
         effective_rank=measures.effective_rank(covariance),
         rank_limit=len(covariance),
-        **_with_floor("cka", cka, cka_draws),
-        **_with_floor("r2", readout.r2 if readout else NAN, readout.r2_draws if readout else nothing),
-        **_with_floor("psnr", measures.psnr(readout.mse, value_range) if readout else NAN, torch.tensor(noise)),
-        **_with_floor("ssim", *likeness[0]),
-        **_with_floor("dists", *likeness[1], above=False),
+        cka=_measured(cka, cka_draws),
+        r2=_measured(readout.r2, readout.r2_draws) if readout else Measure(NAN),
+        psnr=_measured(measures.psnr(readout.mse, value_range), torch.tensor(noise)) if readout else Measure(NAN),
+        ssim=Measure(NAN) if alike is None else _measured(alike[0].item(), alike[1:]),
         cosine=(seen[1] / seen[0]).item(),
         gradient=gradient,
         growth=NAN,
+        bytes=tally.bytes,
         **_theory(tally, (mean, square, alive)),
     )
 
 
-def _with_floor(measure: str, value: float, draws: Tensor, above: bool = True) -> dict[str, float]:
-    """The three columns of a measure; the floor's edge is the one towards the truth."""
-    floor, width = (draws.mean().item(), FLOOR_WIDTH * draws.std().item()) if len(draws) > 1 else (NAN, NAN)
-    edge = {f"{measure}_high": floor + width} if above else {f"{measure}_low": floor - width}
-    return {measure: value, f"{measure}_floor": floor, **edge}
+def _measured(value: float, draws: Tensor) -> Measure:
+    """A measure whose edge is still one standard deviation over the draws, for `_edges` to widen."""
+    return Measure(value, draws.mean().item(), draws.std().item()) if len(draws) > 1 else Measure(value)
+
+
+def _edges(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """Put every noise floor's edge where one layer in ALPHA nets of noise would lie above it.
+
+    A layer whose few draws happen to lie close together takes the root mean square deviation of all layers.
+    """
+    width = math.log(len(layers) / ALPHA) - 1
+
+    def widened(name: str) -> list[Measure]:
+        found = [getattr(layer, name) for layer in layers]
+        known = [item.edge for item in found if math.isfinite(item.edge)]
+        pooled = math.sqrt(sum(sd * sd for sd in known) / len(known)) if known else NAN
+        return [replace(item, edge=item.floor + width * max(item.edge, pooled)) for item in found]
+
+    columns = {name: widened(name) for name in ("cka", "r2", "psnr", "ssim")}
+    return tuple(
+        replace(layer, **{name: column[place] for name, column in columns.items()})
+        for place, layer in enumerate(layers)
+    )
 
 
 def _theory(tally: Tally, units: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:

@@ -23,6 +23,10 @@ def as_images(images: Tensor | Iterable) -> Tensor:
         parts = [part[0] if isinstance(part, (tuple, list)) else part for part in images]
         if not parts or not all(isinstance(part, Tensor) for part in parts):
             raise UsageError("images must be a tensor [N, C, H, W] or an iterable of such batches, and not empty")
+        shapes = {part.shape[1:] for part in parts}
+        if len(shapes) > 1:
+            sizes = " and ".join(sorted(str(list(shape)) for shape in shapes)[:2])
+            raise UsageError(f"batches hold images of {sizes}; resize them to one size first")
         images = torch.cat(parts)
     shape = list(images.shape)
     if images.dim() not in (2, 4):
@@ -33,6 +37,8 @@ def as_images(images: Tensor | Iterable) -> Tensor:
         raise UsageError(
             f"{len(images)} image(s) given; a diagnosis needs at least {LEAST}, half to fit and half to score"
         )
+    if images.is_complex():
+        raise UsageError("images are complex; give real numbers, for example their real and imaginary part as channels")
     images = images.detach() if images.is_floating_point() else images.float() / 255
     broken = [i for i, image in enumerate(images) if not image.isfinite().all()]
     if broken:

@@ -12,6 +12,15 @@ def gram(features: Tensor) -> Tensor:
     return flat @ flat.T
 
 
+def centred(k: Tensor) -> Tensor:
+    """Gram [N, N] of the features less their mean; zeros where they differ by no more than single precision's rounding.
+
+    Without this, CKA of images that are nearly the same to a layer would be a quotient of rounding errors.
+    """
+    inner = k - k.mean(0) - k.mean(1, keepdim=True) + k.mean()
+    return inner * (inner.trace() > 1e-12 * k.trace())
+
+
 def hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741
     """Unbiased HSIC of two Gram matrices [..., N, N], N >= 4 (Song et al. 2012, eq. 5). Blind to centring."""
     n = k.shape[-1]

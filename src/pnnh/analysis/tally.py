@@ -69,12 +69,15 @@ class Tally:
     name: str
     op: str
     shape: tuple[int, ...] = ()
+    bytes: int = 0  # of the output, for one image
     count: int = 0
     mean: Tensor | float = 0.0  # [C], of the pre-activations
     square: Tensor | float = 0.0  # [C], sum of squared deviations
     alive: Tensor | float = 0.0  # [C], number of positive values
     pairs: Pairs = field(default_factory=Pairs)
-    hsic: Tensor | float = 0.0  # [3 + R]: with the input, with itself, the input with itself, with shuffled inputs
+    with_inputs: Tensor | float = 0.0  # [1 + R], HSIC of the features with the images, then with shuffled ones
+    with_itself: Tensor | float = 0.0  # HSIC of the features
+    of_inputs: Tensor | float = 0.0  # HSIC of the images
     correlation: Tensor = field(default_factory=lambda: torch.zeros(3, BINS, dtype=torch.float64))  # n, sum, square sum
     predictions: list[Prediction | None] = field(default_factory=list)
 
@@ -88,6 +91,7 @@ class Tally:
         if before is None or after is None:
             return
         self._moments(before.float())
+        self.bytes = call.after.numel() * call.after.element_size() // images
         after = after.float()
         if not after.isfinite().all():
             raise RunError(f"activation {self.name!r} ({self.op}) gives NaN or infinite values")
@@ -112,9 +116,10 @@ class Tally:
         own, of_input = measures.gram(after if after.device.type != "mps" else after.cpu()).cpu(), batch.gram
         shuffled = of_input[batch.shuffles[:, :, None], batch.shuffles[:, None, :]]  # [R, B, B]
         inputs = torch.cat([of_input[None], shuffled])
-        first, *rest = measures.hsic(own.expand_as(inputs), inputs)
-        others = [measures.hsic(own, own), measures.hsic(of_input, of_input)]
-        self.hsic = self.hsic + torch.stack([first, *others, *rest])
+        features, images = measures.centred(own), measures.centred(of_input)
+        self.with_inputs = self.with_inputs + measures.hsic(features.expand_as(inputs), inputs)
+        self.with_itself = self.with_itself + measures.hsic(features, features)
+        self.of_inputs = self.of_inputs + measures.hsic(images, images)
         before, now = measures.cosines(of_input), measures.cosines(own)
         seen = now.isfinite() & before.isfinite()
         place = ((before[seen] + 1) * (BINS / 2)).long().clamp(0, BINS - 1)
@@ -135,5 +140,7 @@ class Tally:
 
     def cka(self) -> tuple[float, Tensor]:
         """CKA to the input, and [R] of its floor."""
-        scale = (self.hsic[1] * self.hsic[2]).clamp(min=1e-300).sqrt()
-        return (self.hsic[0] / scale).item(), self.hsic[3:] / scale
+        energy = torch.as_tensor(self.with_itself * self.of_inputs)
+        scale = energy.sqrt() if energy > 0 else torch.tensor(math.inf)  # features that do not vary tell nothing
+        values = (torch.as_tensor(self.with_inputs) / scale).clamp(-1, 1)
+        return values[0].item(), values[1:]

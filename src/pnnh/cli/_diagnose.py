@@ -18,8 +18,7 @@ from pnnh.load import Loaded
 from pnnh.report.dissipation import dissipation_page, reading
 
 COLUMNS = {"depth": "#", "layer": "layer", "survival": "alive", "dead": "dead"}
-COLUMNS |= {"r2": "R²", "r2_high": "R² noise", "cka": "CKA", "cka_high": "CKA noise", "growth": "grad x"}
-NOT_COMPUTED = "not computed"
+COLUMNS |= {"r2": "R²", "r2_high": "R² noise", "cka": "CKA", "cka_high": "CKA noise", "gradient": "gradient"}
 
 
 def images_for(loaded: Loaded, *, data: str | None, folder: Path | None, num: int, seed: int) -> Tensor:
@@ -68,22 +67,9 @@ def _from_folder(folder: Path, shape: tuple[int, int, int], num: int) -> Tensor:
 
 
 def in_terminal(diagnosis: Dissipation) -> list[dict]:
-    """What fits 80 columns; with DISTS where it was asked for."""
-    columns = COLUMNS | ({"dists": "DISTS"} if diagnosis.settings["dists"] else {})
-    rows = ({name: row[key] for key, name in columns.items()} for row in diagnosis.rows())
-    theory = {True: "holds", False: "off", None: None}
-    return [
-        {key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()}
-        | {"theory": theory[layer.agrees]}
-        for row, layer in zip(rows, diagnosis.layers, strict=True)
-    ]
-
-
-def rows_of(diagnosis: Dissipation) -> list[dict]:
-    """The rows, with a word in the place of numbers that were not asked for."""
-    if diagnosis.settings["dists"]:
-        return diagnosis.rows()
-    return [{**row, "dists": NOT_COMPUTED} for row in diagnosis.rows()]
+    """What fits 80 columns."""
+    rows = ({name: row[key] for key, name in COLUMNS.items()} for row in diagnosis.rows())
+    return [{key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()} for row in rows]
 
 
 def verdict(diagnosis: Dissipation) -> str:
@@ -100,14 +86,13 @@ def write(found: Sequence[Dissipation], out: Path) -> list[Path]:
             "model": diagnosis.model,
             "dissipation_depth": diagnosis.dissipation_depth,
             "gradient_growth": diagnosis.gradient_growth,
-            "dists": "computed" if diagnosis.settings["dists"] else NOT_COMPUTED,
             "settings": diagnosis.settings,
-            "layers": rows_of(diagnosis),
+            "layers": diagnosis.rows(),
             "correlation": diagnosis.correlation.tolist(),
         }
         for diagnosis in found
     ]
-    rows = [row for diagnosis in found for row in rows_of(diagnosis)]
+    rows = [row for diagnosis in found for row in diagnosis.rows()]
     return [
         report.write_text(
             out / "diagnosis.json", report.json_text({"command": command, "versions": versions, "models": nets})

@@ -13,7 +13,6 @@ def run(
     data: MaybeText = None,
     images: MaybePath = None,
     num: int = 64,
-    dists: MaybePath = None,
     seed: int = 0,
     out: MaybePath = None,
     net: Net,
@@ -29,14 +28,13 @@ def run(
             by default a checkpoint's own, else digits.
         images: A directory of image files instead.
         num: Number of images, at least 8; half fit the readout, half score it.
-        dists: torchvision's vgg16-397923af.pth: adds the DISTS column (needs pip install 'pnnh[dists]').
         seed: Of random weights and of the choice of images.
         out: Folder for diagnosis.json, diagnosis.csv and diagnosis.html.
     """
     import torch
 
     from pnnh._errors import UsageError
-    from pnnh.analysis import diagnose, load_dists
+    from pnnh.analysis import diagnose
     from pnnh.cli import _diagnose
     from pnnh.report.table import printable
 
@@ -44,14 +42,13 @@ def run(
         raise UsageError(f"--num {num} must be at least 8: half the images fit the readout, half score it")
     if data is not None and images is not None:
         raise UsageError("--data and --images both say where images come from; give one")
-    distance = load_dists(dists) if dists else None
     results = []
     for name in check_models(models):
         show.say(f"diagnosing {name} on {num} images")
         torch.manual_seed(check_seed(seed))
         loaded = net.open(name)
         chosen = _diagnose.images_for(loaded, data=data, folder=images, num=num, seed=seed)
-        options = {"training": not loaded.trained, "seed": seed, "dists": distance}
+        options = {"training": not loaded.trained, "seed": seed}
         results.append(diagnose(loaded.model, chosen, name=printable(Path(name).name), **options))
         show.table(_diagnose.in_terminal(results[-1]), results[-1].model)
         show.say(_diagnose.verdict(results[-1]))

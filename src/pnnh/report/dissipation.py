@@ -14,7 +14,7 @@ from pnnh.report.table import Row
 Net = tuple[str, Sequence[Row]]
 WIDTH = 8.8  # inches, of every figure, so that their letters are of one size on a page
 COLUMNS = ("depth", "layer", "op", "survival", "bound", "dead", "r2", "r2_high", "cka", "cka_high", "ssim", "cosine")
-COLUMNS += ("dists", "effective_rank", "growth", "theory", "agrees", "caveat")
+COLUMNS += ("effective_rank", "growth", "theory", "agrees", "caveat")
 
 
 def _column(rows: Sequence[Row], key: str) -> np.ndarray:
@@ -178,17 +178,14 @@ def dissipation_page(diagnoses: Sequence[Any], evidence: Sequence[str]) -> Page:
     found = [(net, d.dissipation_depth, d.gradient_growth) for net, d in zip(nets, diagnoses, strict=True)]
     short = Section("In short", reading=[reading(*each) for each in found], rows=[summary(*each) for each in found])
     layers = [
-        Section(f"All {len(rows)} layers of {name}", rows=[_shown(row) for row in rows], folded=True)
+        Section(
+            f"All {len(rows)} layers of {name}", rows=[{key: row[key] for key in COLUMNS} for row in rows], folded=True
+        )
         for name, rows in nets
     ]
     title = "Seeing inputs dissipate: " + ", ".join(name for name, _ in nets)
     lead = "What is left of the input after each activation, beside what noise would leave and what theory expects."
     return Page(title, lead, [short, *_figures(nets, diagnoses), *layers], evidence)
-
-
-def _shown(row: Row) -> Row:
-    shown = {key: row[key] for key in COLUMNS}
-    return shown if row["dists"] == row["dists"] else {**shown, "dists": "not computed"}
 
 
 def _figures(nets: Sequence[Net], diagnoses: Sequence[Any]) -> list[Section]:
