@@ -1,12 +1,9 @@
 """Trained nets through timm: written, built again by `local-dir:`, with a card that says what the record says."""
 
-import json
-
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file
-from torch import nn
 
 import pnnh.models  # noqa: F401
 from pnnh._errors import RunError, UsageError
@@ -30,15 +27,14 @@ def trained(tmp_path_factory):
 
 
 def opened(folder):
-    from pnnh.cli._model import load_model
+    from pnnh.load import open_model
 
-    return load_model(str(folder))[0], checkpoint.load(folder).record
+    return open_model(folder).model, checkpoint.load(folder).record
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_what_timm_reads_back_is_what_was_trained(trained, tmp_path, fused):
+def test_what_timm_reads_back_is_what_was_trained(trained, tmp_path):
     model, record = opened(trained)
-    out = publish(model, record, tmp_path / "hub", fused=fused)
+    out = publish(model, record, tmp_path / "hub")
     assert sorted(path.name for path in out.iterdir()) == [
         "README.md",
         "config.json",
@@ -48,7 +44,6 @@ def test_what_timm_reads_back_is_what_was_trained(trained, tmp_path, fused):
     again = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
     images = torch.rand(5, 1, 8, 8)
     torch.testing.assert_close(again(images), model(images), rtol=1e-4, atol=1e-5)
-    assert fused != any(isinstance(module, nn.BatchNorm2d) for module in again.modules())
     weights = load_file(out / "model.safetensors")
     assert weights.keys() == again.state_dict().keys()
     other = timm.create_model(f"local-dir:{out}", pretrained=True, num_classes=3)
@@ -61,27 +56,24 @@ def test_what_timm_reads_back_is_what_was_trained(trained, tmp_path, fused):
 
 def test_the_card_says_what_the_record_says(trained):
     record = checkpoint.load(trained).record
-    card = model_card(record, fused=True)
+    card = model_card(record)
     for told in (
         f"| test accuracy | {100 * record['result']['test_accuracy']:.2f} % |",
         "digits: 60 images to train, 359 to test, 10 classes, 1 channel(s), 8 x 8 pixels.",
         "- optimizer: SGD(lr 0.1, momentum 0.9, nesterov True)",
         f"{record['model']['num_params']:,} parameters",
         "library_name: timm",
-        "fused form",
         "## Limits",
     ):
         assert told in card
-    assert "fused form" not in model_card(record, fused=False)
     noted = record | {"data": record["data"] | {"notes": ["2 image(s) could not be decoded: a.png, b.png"]}}
-    assert "2 image(s) could not be decoded: a.png, b.png" in model_card(noted, fused=False)
-    assert "no result" in model_card({"model": {"name": "x"}}, fused=False)
+    assert "2 image(s) could not be decoded: a.png, b.png" in model_card(noted)
+    assert "no result" in model_card({"model": {"name": "x"}})
 
 
 def test_the_command(trained, tmp_path, capsys):
-    assert main(["hub", str(trained), "--out", str(tmp_path / "hub"), "--fused", "True"]) == 0
+    assert main(["hub", str(trained), "--out", str(tmp_path / "hub")]) == 0
     assert f'timm.create_model("local-dir:{tmp_path / "hub"}", pretrained=True)' in capsys.readouterr().out
-    assert json.loads((tmp_path / "hub" / "config.json").read_text())["model_args"]["inference_mode"] is True
     assert main(["hub", "resnet18", "--out", str(tmp_path)]) == 2
     assert "resnet18 is no folder that `pnnh train` wrote" in capsys.readouterr().err
 
@@ -90,7 +82,7 @@ def test_what_cannot_be_published_is_refused(trained, tmp_path):
     model, record = opened(trained)
     with pytest.raises(UsageError, match="'mine:net' is none; register it"):
         publish(model, record | {"model": {"name": "mine:net"}}, tmp_path)
-    with pytest.raises(UsageError, match="fused already"):
+    with pytest.raises(UsageError, match="this one is fused"):
         publish(model, record | {"model": record["model"] | {"storage": "fused"}}, tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):

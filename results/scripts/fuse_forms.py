@@ -22,8 +22,8 @@ from pnnh.provenance import environment
 
 OUT = Path(__file__).parents[1]
 RESIDUAL = "cifar_resnet56"
-CASES = [(f"pnnh_resnet{depth}", form) for depth in (20, 56, 110) for form in ("dense", "structured")]
-CASES += [("plain_resnet56", "dense"), ("cifar_repvgg56", "dense"), (RESIDUAL, "dense")]
+CASES = [(f"pnnh_resnet{depth}", form) for depth in (20, 56, 110) for form in ("chain", "structured")]
+CASES += [("plain_resnet56", "chain"), ("cifar_repvgg56", "chain"), (RESIDUAL, "chain")]
 
 
 def examine(name: str, form: str, seed: int, size: int) -> dict:

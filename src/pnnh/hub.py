@@ -11,18 +11,16 @@ import torch
 from torch import nn
 
 from pnnh._errors import RunError, UsageError
-from pnnh.convert import fuse
 from pnnh.report.card import model_card
 
 
 @torch.no_grad()
-def publish(model: nn.Module, record: dict[str, Any], out: str | PathLike[str], *, fused: bool = False) -> Path:
+def publish(model: nn.Module, record: dict[str, Any], out: str | PathLike[str]) -> Path:
     """Write config.json, model.safetensors, record.json and README.md (the model card) to `out`; read back and compare.
 
     Args:
         model: the net in its training form, in eval mode, on the CPU.
         record: its record, as `pnnh train` writes it; "model" names the net in timm's registry.
-        fused: write the folded weights; timm then builds the net with `inference_mode=True`.
 
     Raises:
         UsageError: a net that timm cannot build by name. RunError: what is read back is another function.
@@ -34,21 +32,19 @@ def publish(model: nn.Module, record: dict[str, Any], out: str | PathLike[str], 
     if not timm.is_model(name):
         raise UsageError(f"the Hub rebuilds nets by their timm name, and {name!r} is none; register it with timm first")
     if record["model"].get("storage") == "fused":
-        raise UsageError("this checkpoint is fused already; give the one it was made from, fused=True folds it again")
+        raise UsageError("timm builds nets in their training form, and this one is fused; give what it was fused from")
     out, shape = Path(out), _shape(model, record)
     example = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0))
-    kept = fuse(model, example) if fused else model
-    arguments |= {"inference_mode": True} if fused else {}
     try:
         choices = {"model_args": arguments, "data_config": _preprocessing(record, shape)}
         labels = {"label_names": list(record["classes"])} if "classes" in record else {}
-        save_for_hf(kept, str(out), model_config=labels, safe_serialization=True, **choices)
+        save_for_hf(model, str(out), model_config=labels, safe_serialization=True, **choices)
         (out / "record.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-        (out / "README.md").write_text(model_card(record, fused=fused))
+        (out / "README.md").write_text(model_card(record))
     except OSError as error:
         raise RunError(f"cannot write {out}: {error.strerror or error}") from None
     again = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
-    if not torch.equal(again(example), kept(example)):
+    if not torch.equal(again(example), model(example)):
         raise RunError(f"{out} read back by timm gives other outputs; do not publish it")
     return out
 

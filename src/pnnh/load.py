@@ -143,9 +143,9 @@ def _from_checkpoint(folder: Path, weights: Any, trust: bool, kwargs: Mapping[st
     side = data.get("image_size")
     size = (data.get("channels", size[0]), side or size[1], side or size[2])
     if saved.record["model"].get("storage") == "fused":
-        from pnnh.convert.fuse import fold_all
+        from pnnh.convert.fuse import as_fused
 
-        model = fold_all(model.double(), form)[0].float()
+        model = as_fused(model, form)
     if weights is None:
         model = saved.load_into(model)
     return Loaded(str(folder), model, size, saved.record, weights != "random")

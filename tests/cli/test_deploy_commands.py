@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
     return checkpoint.save(tmp_path_factory.mktemp("trained"), model, record)
 
 
-@pytest.mark.parametrize("form", ["dense", "structured"])
+@pytest.mark.parametrize("form", ["chain", "structured"])
 def test_a_fused_checkpoint_comes_back_fused_in_its_form(trained, tmp_path, capsys, form):
     assert main(["fuse", str(trained), "--out", str(tmp_path / "f"), "--form", form]) == 0
     assert f"({form})" in capsys.readouterr().out
@@ -50,7 +50,7 @@ def test_a_fused_checkpoint_comes_back_fused_in_its_form(trained, tmp_path, caps
     assert fused.trained
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.model.modules())
     wide = max(conv.in_channels for conv in fused.model.modules() if isinstance(conv, nn.Conv2d))
-    assert wide == (14 if form == "dense" else 8)  # dense layers read stream and learner side by side
+    assert wide == (14 if form == "chain" else 8)  # its layers read stream and learner side by side
     images = torch.randn(5, *fused.input_size)
     with torch.no_grad():
         torch.testing.assert_close(fused.model(images), source(images), rtol=1e-4, atol=1e-5)
@@ -77,7 +77,7 @@ def test_convert_prints_the_cost_and_only_then_converts(tmp_path, capsys):
 def test_export_to_int8_shows_accuracy_before_and_after(trained, tmp_path, capsys):
     pytest.importorskip("onnxruntime")
     assert (
-        main(["export", str(trained), "--to", "int8", "--form", "dense", "--data", "digits", "--out", str(tmp_path)])
+        main(["export", str(trained), "--to", "int8", "--form", "chain", "--data", "digits", "--out", str(tmp_path)])
         == 0
     )
     shown = capsys.readouterr().out

@@ -38,7 +38,7 @@ NETS = [
     "plain_vit_test_patch4_16",
     "pnnh_vit_test_patch4_16",
 ]
-EXPORTS = [("pnnh_resnet_tiny", "dense"), ("pnnh_resnet_tiny", "structured"), ("cifar_resnet_tiny", "structured")]
+EXPORTS = [("pnnh_resnet_tiny", "chain"), ("pnnh_resnet_tiny", "structured"), ("cifar_resnet_tiny", "structured")]
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 

@@ -177,15 +177,14 @@ def test_the_plain_nets_have_no_shortcut_and_the_residual_has():
 
 
 @pytest.mark.parametrize("name", [name for name in TINY if name not in NO_NORM])
-def test_inference_mode_is_the_form_that_fuse_makes(name):
-    """A fused net's weights load by name into the registry's inference form and give the same logits."""
-    from pnnh.convert import fuse
+def test_a_fused_net_gives_the_same_logits_and_its_weights_load_into_a_fresh_one(name):
+    from pnnh.convert.fuse import as_fused, fuse
 
     torch.manual_seed(0)
     model = timm.create_model(name)
     model(torch.randn(8, 3, 16, 16))
     fused = fuse(model.eval())
-    again = timm.create_model(name, inference_mode=True)
+    again = as_fused(timm.create_model(name), "structured")
     again.load_state_dict(fused.state_dict())
     x = torch.randn(2, 3, 16, 16)
     torch.testing.assert_close(again(x), fused(x))

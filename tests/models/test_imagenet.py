@@ -67,7 +67,7 @@ def test_global_pool_is_timms():
 
 
 @pytest.mark.parametrize("name", TEST)
-def test_plain_by_certificate_and_fused_by_name(name):
+def test_plain_by_certificate_before_and_after_fusing(name):
     torch.manual_seed(0)
     model = timm.create_model(name)
     model(torch.randn(8, 3, 64, 64))
@@ -76,9 +76,7 @@ def test_plain_by_certificate_and_fused_by_name(name):
     assert certify(model, x).plain
     fused = fuse(model, x)
     assert certify(fused, x).plain
-    again = timm.create_model(name, inference_mode=True)
-    again.load_state_dict(fused.state_dict())
-    torch.testing.assert_close(again(x), model(x), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(fused(x), model(x), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("classes", "channels"), [(1000, 3), (10, 3), (10, 1)])

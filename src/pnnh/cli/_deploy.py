@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pnnh._errors import UsageError
-from pnnh.layers.fold import Form
+from pnnh.convert.fold import Form
 
 CALIBRATION_IMAGES = 512
 Table = tuple[str, list[dict]]
@@ -41,7 +41,7 @@ class Deployment:
 
     def write(self, to: str) -> Iterator[Table]:
         """Write the files for target `to`; yields a titled table after each."""
-        from pnnh.convert.export import contiguous, export, fused_if_possible
+        from pnnh.convert.write import export, fused_if_possible
 
         suffix = ".pt2" if to == "pt2" else ".onnx"
         path = self.out / f"{self.name}{suffix}"
@@ -49,7 +49,7 @@ class Deployment:
             from pnnh.convert.edge import to_executorch
 
             self.out.mkdir(parents=True, exist_ok=True)
-            net = contiguous(fused_if_possible(self.model, self.example, self.form))
+            net, _ = fused_if_possible(self.model, self.example, self.form)
             found = to_executorch(self.out / f"{self.name}.pte", net, self.example[:1])
             yield "executorch", [vars(found)]
             return
@@ -63,24 +63,17 @@ class Deployment:
             yield from self._int8(path)
 
     def _int8(self, path: Path) -> Iterator[Table]:
-        from pnnh.convert.export import onnx_runner
-        from pnnh.convert.quantise import quantise
+        from pnnh.convert import quantize
         from pnnh.data import stratified
         from pnnh.train.evaluate import Normalise
 
         normalise = Normalise(self.data, "cpu")
         chosen, _ = stratified(self.data.train.labels, min(CALIBRATION_IMAGES, len(self.data.train)), seed=0)
-        target = path.with_suffix(".int8.onnx")
-        done = quantise(path, target, normalise(self.data.train.pixels(chosen)))
+        test = ((normalise(images), labels) for images, labels in self.data.test.batches(256))
+        done = quantize(path, path.with_suffix(".int8.onnx"), normalise(self.data.train.pixels(chosen)), test=test)
         worst = sorted(done.rows(), key=lambda row: row["sqnr_db"])[:5]
         yield "the five layers that int8 hurts most", worst
-        rows = []
-        for name, file in (("float32", path), ("int8", target)):
-            run = onnx_runner(file)
-            rows.append(
-                {"file": name, "bytes": file.stat().st_size, "test_accuracy": _accuracy(run, normalise, self.data.test)}
-            )
-        yield f"int8 against float32 on {self.data.name}", rows
+        yield f"int8 against float32 on {self.data.name}", done.files()
 
     def _labels(self) -> tuple[str, ...]:
         return self.data.classes if self.data is not None else ()
@@ -89,11 +82,3 @@ class Deployment:
         if self.data is None:
             return None
         return {"scale": "1/255", "mean": self.data.mean, "std": self.data.std, "input_size": list(self.shape)}
-
-
-def _accuracy(run, normalise, split, batch_size: int = 256) -> float:
-    """Share of right answers of a runner on uint8 images."""
-    right = 0
-    for images, labels in split.batches(batch_size):
-        right += int((run(normalise(images)).argmax(1) == labels).sum())
-    return right / len(split)

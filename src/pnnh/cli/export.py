@@ -13,7 +13,7 @@ def run(
     *,
     to: Literal["onnx", "pt2", "int8", "openvino", "executorch"] = "onnx",
     out: Path,
-    form: Literal["structured", "dense"] = "structured",
+    form: Literal["structured", "chain"] = "structured",
     data: MaybeText = None,
     net: Net,
     show: Show,
@@ -22,9 +22,9 @@ def run(
 
     Args:
         model: A checkpoint folder, a timm name, or module:function.
-        to: onnx, pt2 (torch.export), int8 (static quantisation for onnxruntime), openvino or executorch.
+        to: onnx, pt2 (torch.export), int8 (static quantization for onnxruntime), openvino or executorch.
         out: Folder for the files; metadata is written beside them.
-        form: Of the fused net: structured (thin convolutions and an Add) or dense (single convolutions).
+        form: Of the fused net: structured (thin convolutions and an Add) or chain (dense convolutions in a row).
         data: Data set the model was trained on: labels, preprocessing, calibration (needed for int8), accuracy.
     """
     from pnnh._errors import UsageError

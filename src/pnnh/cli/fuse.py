@@ -8,13 +8,13 @@ from typing import Literal
 from pnnh.cli._shared import Model, Net, Show, noise
 
 
-def run(model: Model, *, out: Path, form: Literal["structured", "dense"] = "structured", net: Net, show: Show) -> None:
+def run(model: Model, *, out: Path, form: Literal["structured", "chain"] = "structured", net: Net, show: Show) -> None:
     """Fold norms and coder of MODEL and prove the result equal: between two activations one linear map is left.
 
     Args:
         model: A checkpoint folder, or any MODEL whose norms have seen data.
         out: Folder for the fused checkpoint; every command reads it back fused.
-        form: structured (thin convolutions and an Add; fewest MACs) or dense (single convolutions, one after another).
+        form: structured (thin convolutions and an Add; fewest MACs) or chain (dense convolutions in a row).
     """
     from pnnh import checkpoint
     from pnnh.convert import fuse

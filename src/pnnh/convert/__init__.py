@@ -1,17 +1,19 @@
-"""Fuse, convert exactly, prove, plan memory, export."""
+"""Fuse, convert exactly, export, quantize: every result is proven equal, or measured."""
 
 from pnnh.convert.convert import Conversion, convert
-from pnnh.convert.export import Exported, export
+from pnnh.convert.equivalence import Agreement
 from pnnh.convert.fuse import Fusion, fuse
-from pnnh.convert.quantise import Quantised, quantise
+from pnnh.convert.int8 import Quantized, quantize
+from pnnh.convert.write import Exported, export
 
 __all__ = [
+    "Agreement",
     "Conversion",
     "Exported",
     "Fusion",
-    "Quantised",
+    "Quantized",
     "convert",
     "export",
     "fuse",
-    "quantise",
+    "quantize",
 ]

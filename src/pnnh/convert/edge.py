@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from pnnh._errors import RunError, UsageError
+from pnnh._quiet import quiet
 from pnnh.convert.equivalence import Agreement, agreement
 
 TOLERANCE = 1e-4
@@ -36,7 +34,7 @@ def to_executorch(target: str | Path, net: nn.Module, example: torch.Tensor) -> 
     exir = _package("executorch.exir", "executorch")
     xnnpack = _package("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch")
     runtime = _package("executorch.runtime", "executorch")
-    with _quiet():
+    with quiet():
         exported = torch.export.export(net, (example,))
         lowered = exir.to_edge_transform_and_lower(exported, partitioner=[xnnpack.XnnpackPartitioner()])
         Path(target).write_bytes(lowered.to_executorch().buffer)
@@ -44,14 +42,6 @@ def to_executorch(target: str | Path, net: nn.Module, example: torch.Tensor) -> 
     with torch.no_grad():
         found = agreement(net(example), method.execute([example])[0])
     return _checked(found, target)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the deprecation warnings of ExecuTorch's own passes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def _checked(found: Agreement, target: str | Path) -> Agreement:
@@ -64,7 +54,7 @@ def _checked(found: Agreement, target: str | Path) -> Agreement:
 
 def _package(module: str, extra: str):
     try:
-        with _quiet():
+        with quiet():
             return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(f"{extra} is not installed; pip install 'pnnh[{extra}]'") from error

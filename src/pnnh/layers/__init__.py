@@ -1,7 +1,7 @@
-"""Plain layers: learner, coder and the stages that share it. No layer knows a network."""
+"""Plain layers (a learner that learns, a coder that writes into the stream) and the stages and blocks made of them."""
 
 from pnnh.layers.attention import PlainAttention
-from pnnh.layers.block import BlockCoder, BlockOptions, PlainBlock
+from pnnh.layers.block import BlockOptions, PlainBlock, block_coders
 from pnnh.layers.coder import Coder, CoderChoice, FrozenDirac, FrozenOrthogonal, LearnedCoder, PerLayerCoder
 from pnnh.layers.conv import CoderConv, Deepen, Learn, LearnerConv, PlainConv, Write
 from pnnh.layers.head import NormHead
@@ -11,7 +11,6 @@ from pnnh.layers.stage import AlternatingStage, PipelinedStage, PlainOptions, Pl
 
 __all__ = [
     "AlternatingStage",
-    "BlockCoder",
     "BlockOptions",
     "Coder",
     "CoderChoice",
@@ -34,4 +33,5 @@ __all__ = [
     "PlainStage",
     "Transition",
     "Write",
+    "block_coders",
 ]

@@ -35,10 +35,7 @@ def near_identity_attention(q: Tensor, k: Tensor, v: Tensor, diagonal: Tensor) -
 
 
 class JointLinear(nn.Linear):
-    """[W; K] x + b, or [W, K] x + b with `join="in"`: the learner W and the coder's kernel K in one linear map.
-
-    A Linear in every respect, except that K is an argument: the rows (columns) after the learner's own.
-    """
+    """A Linear with the weight [W; K], or [W, K] with `join="in"`: W the learner's, K the coder's and an argument."""
 
     def __init__(self, in_features: int, out_features: int, coded: int, *, join: str = "out"):
         """`in_features`, `out_features` of the whole map; `coded` of its outputs (inputs) are the coder's."""
@@ -48,7 +45,7 @@ class JointLinear(nn.Linear):
         self.weight = nn.Parameter(torch.empty(own))
 
     def reset_parameters(self) -> None:
-        """The layer that owns it knows the right scale."""
+        """Nothing: the layer that owns this map fills W at its own scale."""
 
     def forward(self, x: Tensor, kernel: Tensor) -> Tensor:
         return F.linear(x, torch.cat([self.weight, kernel], self.axis), self.bias)

@@ -1,36 +1,35 @@
-"""The coder: the kernel with which a stage's layers write their learner features into the stream, owned exactly once.
+"""The coder: the kernels with which layers write what they learned into the stream, owned once for all of them.
 
-Which kernel that is, and whether the layers share it, is a type:
+Which kernels those are, and whether the layers share them, is a type:
 
-    LearnedCoder     shared by the layers of a stage and learned (the paper's coder; default)
-    FrozenDirac      shared, features are copied into the stream as they are, never trained
-    FrozenOrthogonal shared, a fixed random orthogonal mixing, never trained
-    PerLayerCoder    one learned kernel per layer: no sharing (the ablation)
+    LearnedCoder     shared by the layers of a stage (the blocks of a net) and learned: the paper's coder, the default
+    FrozenDirac      shared and never trained: features are copied as they are
+    FrozenOrthogonal shared and never trained: a random orthogonal mixing
+    PerLayerCoder    one learned coder per layer: no sharing (the ablation)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from pnnh.layers.init import dirac_, he_normal_, orthogonal_
-
 
 @dataclass(frozen=True)
 class LearnedCoder:
-    """One learned kernel for all layers of a stage, not decayed.
+    """One learned coder for all layers, not decayed.
 
-    lr_scale: multiplies its learning rate. None is 1 / n^2 for n layers (derived, for SGD): its gradient sums n terms
-        and each of its steps changes n layers, so that the stage moves as if one layer had moved its own kernel.
-    start: a convolution's initial kernel: "dirac" (features are copied into the stream; chosen), "he" or "orthogonal".
-    A Transformer's coder has its own start, and its rate from `BlockOptions`.
+    lr_scale: multiplies its learning rate. None is the layers' own default: 1 / n^2 for n convolutions that write
+        (derived, for SGD: its gradient sums n terms and each of its steps changes n layers, so that the stage moves as
+        if one layer had moved its own kernel), `BlockOptions.coder_rate` / depth for blocks.
+    start: initial kernels: "dirac", "he" or "orthogonal" for convolutions, "dirac" or "orthogonal" for blocks. None is
+        the layers' own default: "dirac" for convolutions (chosen), "orthogonal" for blocks.
     """
 
     lr_scale: float | None = None
-    start: str = "dirac"
+    start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,64 +44,75 @@ class FrozenOrthogonal:
 
 @dataclass(frozen=True)
 class PerLayerCoder:
-    """Every layer has its own learned kernel, at the learner's learning rate."""
+    """Every layer has its own learned kernels, at the learner's learning rate."""
 
 
-STARTS = {"he": he_normal_, "dirac": dirac_, "orthogonal": orthogonal_}
 CoderChoice = LearnedCoder | FrozenDirac | FrozenOrthogonal | PerLayerCoder
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Starts:
+    """Initial values by name: functions that fill a coder's kernels, given in the order of their shapes.
+
+    shared, apart: names of the default for a coder that is shared, and for one per layer.
+    """
+
+    by_name: Mapping[str, Callable[..., object]]
+    shared: str
+    apart: str
+
+    def named(self, name: str | None) -> Callable[..., object]:
+        if name is not None and name not in self.by_name:
+            raise ValueError(f"start {name!r} of the coder must be one of {', '.join(self.by_name)}")
+        return self.by_name[name or self.shared]
 
 
 class Coder(nn.Module):
-    """Owns one coder kernel `weight` [O, I, k, k]; the layers get it as an argument.
+    """Owns kernels by name (`weight` for convolutions; `value`, `output`, `encode`, `decode` for Transformer blocks).
 
-    `lr_scale` multiplies the learning rate of `weight`; `pnnh.train.param_groups` reads it; no decay.
+    Layers get the kernels as arguments. `lr_scale` multiplies their learning rate (`pnnh.train` reads it); no decay.
     """
 
-    weight: Tensor
-
     def __init__(
-        self,
-        shape: tuple[int, ...],
-        *,
-        init: partial[Tensor],
-        lr_scale: float | None = None,
-        frozen: bool = False,
+        self, shapes: Shapes, start: Callable[..., object], *, lr_scale: float | None = None, frozen: bool = False
     ):
         super().__init__()
-        self.init = init
+        self.start, self.names = start, tuple(shapes)
         if lr_scale is not None:
             self.lr_scale = lr_scale
-        if frozen:
-            self.register_buffer("weight", torch.empty(shape))
-        else:
-            self.weight = nn.Parameter(torch.empty(shape))
+        for name, shape in shapes.items():
+            if frozen:
+                self.register_buffer(name, torch.empty(shape))
+            else:
+                self.register_parameter(name, nn.Parameter(torch.empty(shape)))
         self.reset_parameters()
 
+    def kernels(self) -> Iterator[Tensor]:
+        return (getattr(self, name) for name in self.names)
+
+    @torch.no_grad()
     def reset_parameters(self) -> None:
-        self.init(self.weight)
+        self.start(*self.kernels())
 
     def extra_repr(self) -> str:
-        kind = "learned" if isinstance(self.weight, nn.Parameter) else "frozen"
-        name, gain = self.init.func.__name__, self.init.keywords["gain"]
-        rate = f", lr_scale={self.lr_scale:.3g}" if hasattr(self, "lr_scale") else ""
-        return f"{kind}, shape={tuple(self.weight.shape)}, init={name}, gain={gain}{rate}"
+        kind = "learned" if list(self.parameters()) else "frozen"
+        shapes = ", ".join(f"{name}={tuple(getattr(self, name).shape)}" for name in self.names)
+        return f"{kind}, {shapes}" + (f", lr_scale={self.lr_scale:.3g}" if hasattr(self, "lr_scale") else "")
 
 
-def coders(choice: CoderChoice, shape: tuple[int, ...], num_layers: int, *, gain: float = 1.0) -> nn.ModuleList:
-    """The coders of a stage whose kernels have `shape` and the initial scale `gain`.
+def coders(choice: CoderChoice, shapes: Shapes, num_layers: int, *, starts: Starts, rate: float) -> nn.ModuleList:
+    """One coder with kernels of these shapes or, for `PerLayerCoder`, one for each of `num_layers` layers.
 
-    One coder or, for `PerLayerCoder`, one per layer of `num_layers`.
+    rate: `lr_scale` of a learned coder that does not name its own.
     """
     match choice:
         case LearnedCoder(lr_scale, start):
-            if start not in STARTS:
-                raise ValueError(f"start {start!r} of the coder must be one of {', '.join(STARTS)}")
-            rate = 1 / num_layers**2 if lr_scale is None else lr_scale
-            return nn.ModuleList([Coder(shape, init=partial(STARTS[start], gain=gain), lr_scale=rate)])
+            return nn.ModuleList([Coder(shapes, starts.named(start), lr_scale=rate if lr_scale is None else lr_scale)])
         case FrozenDirac():
-            return nn.ModuleList([Coder(shape, init=partial(dirac_, gain=gain), frozen=True)])
+            return nn.ModuleList([Coder(shapes, starts.named("dirac"), frozen=True)])
         case FrozenOrthogonal():
-            return nn.ModuleList([Coder(shape, init=partial(orthogonal_, gain=gain), frozen=True)])
+            return nn.ModuleList([Coder(shapes, starts.named("orthogonal"), frozen=True)])
         case PerLayerCoder():
-            return nn.ModuleList(Coder(shape, init=partial(he_normal_, gain=gain)) for _ in range(num_layers))
+            return nn.ModuleList(Coder(shapes, starts.named(starts.apart)) for _ in range(num_layers))
     raise ValueError(f"coder {choice!r} is none of LearnedCoder, FrozenDirac, FrozenOrthogonal, PerLayerCoder")

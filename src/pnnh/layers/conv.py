@@ -1,11 +1,14 @@
-"""One plain layer: a linear map, then one activation, from [f; c] to [f'; c']; no path leads around the activation.
+"""One plain layer: a linear map, then one activation, from (f, c) to (f', c'); no path leads around the activation.
 
-Legend: f learner features [B, L, H, W]; c the stream (the code kept so far) [B, C, H, W]; K the stage's coder kernel.
+Legend: f learner features [B, L, H, W]: what a layer learned and has not written yet; c the stream [B, C, H, W]: what
+the layers so far have written; K the kernel of the stage's coder, with which a layer writes.
 
     Learn      f' = act(norm(learner * c)),  c' = act(c + shift)
     Deepen     f' = act(norm(learner * f)),  c' = act(c + shift)
-    Write                                    c' = act(c + K * f + bias)
+    Write      f' = f,                       c' = act(c + K * f + bias)
     PlainConv  f' = act(norm(learner * c)),  c' = act(c + K * f + bias)
+
+All are called alike, `f, c = layer(f, c, kernel)`; a layer that only learns ignores the kernel.
 
 `c +` is the Dirac tap of the layer's linear map: both terms of the sum have crossed the same activations, and the sum
 crosses the next one. f and c stay two tensors, so that nothing is sliced, joined or copied.
@@ -29,7 +32,7 @@ def padded(kernel_size: int, dilation: int) -> int:
 
 
 class LearnerConv(nn.Conv2d):
-    """The learner: a size-keeping convolution of its own per layer, C -> L channels, He-initialised, without bias."""
+    """The learner's convolution, C -> L channels: each layer has its own. Keeps the size; He start; no bias."""
 
     def __init__(
         self,
@@ -57,14 +60,14 @@ class LearnerConv(nn.Conv2d):
 
 
 class CoderConv(LearnerConv):
-    """The coder's convolution, L -> C channels: a Conv2d in every respect, except that its kernel is an argument.
+    """The coder's convolution, L -> C channels: a Conv2d whose kernel is an argument, owned by the stage's `Coder`.
 
     The bias [C] is the layer's own and starts at 0.
     """
 
     def __init__(self, in_chans: int, out_chans: int, kernel_size: int = 1, **geometry):
         super().__init__(in_chans, out_chans, kernel_size, **geometry)
-        self.weight = None  # owned by the stage's Coder
+        self.weight = None
         self.bias = nn.Parameter(torch.zeros(out_chans))
 
     def forward(self, f: Tensor, kernel: Tensor) -> Tensor:
@@ -72,7 +75,7 @@ class CoderConv(LearnerConv):
 
 
 class _ShiftedRelu(torch.autograd.Function):
-    """relu(c + shift) that remembers c, which the learner's convolution keeps anyway, in place of its output."""
+    """relu(c + shift) that keeps c for the backward pass (the learner's convolution does anyway), not its output."""
 
     @staticmethod
     def forward(c: Tensor, shift: Tensor) -> Tensor:
@@ -122,7 +125,7 @@ class Learn(nn.Module):
         self.shift = nn.Parameter(torch.zeros(stream))
         self.act = act(inplace=True)
 
-    def forward(self, c: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, f: Tensor, c: Tensor, kernel: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.act(self.norm(self.conv(c))), shifted(self.act, c, self.shift)
 
 
@@ -132,27 +135,26 @@ class Deepen(Learn):
     def __init__(self, stream: int, learner: int, **options):
         super().__init__(stream, learner, reads=learner, **options)
 
-    def forward(self, f: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, f: Tensor, c: Tensor, kernel: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.act(self.norm(self.conv(f))), shifted(self.act, c, self.shift)
 
 
 class Write(nn.Module):
-    """c' = act(c + K * f + bias). No norm: the features are normed where they are learned, the kernel is small."""
+    """c' = act(c + K * f + bias), f unchanged. The features are normed where they are learned; the kernel is small."""
 
     def __init__(self, stream: int, learner: int, kernel_size: int = 1, *, act=nn.ReLU, **geometry):
         super().__init__()
         self.conv = CoderConv(learner, stream, kernel_size, **geometry)
         self.act = act(inplace=True)
 
-    def forward(self, f: Tensor, c: Tensor, kernel: Tensor) -> Tensor:
-        return self.act(c + self.conv(f, kernel))
+    def forward(self, f: Tensor, c: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        return f, self.act(c + self.conv(f, kernel))
 
 
 class PlainConv(nn.Module):
-    """Both at once: f' = act(norm(learner * c)), c' = act(c + K * f + bias), called with the coder's kernel K.
+    """A learn and a write at once: f' = act(norm(learner * c)), c' = act(c + K * f + bias).
 
-    Learner and coder in one linear map of [f; c], one activation. It reads the stream while the features of the layer
-    before are written.
+    The layer reads the stream while the features of the layer before are written.
     """
 
     def __init__(
@@ -165,4 +167,4 @@ class PlainConv(nn.Module):
         self.act = act(inplace=True)
 
     def forward(self, f: Tensor, c: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor]:
-        return self.act(self.norm(self.conv(c))), self.write(f, c, kernel)
+        return self.act(self.norm(self.conv(c))), self.write(f, c, kernel)[1]

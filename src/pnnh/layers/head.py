@@ -1,7 +1,7 @@
 """The classifier of a plain net: norm, pooling, linear map.
 
-At the start the stream only grows from write to write, so that its mean outweighs what tells images apart, the more the
-deeper the net. A classifier that reads the stream as it is has to unlearn that mean; after a norm it has not (chosen).
+Before training every write adds a non-negative value to the stream. In a deep net the mean of the stream is then much
+larger than the differences between images; the norm removes that mean, so that the classifier need not (chosen).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The MLP without a residual connection: u = R act(E z) + W2 act(W1 z), all of it through the activation.
+"""The MLP without a residual connection: u = R act(E z) + W2 act(W1 z); every path crosses the activation.
 
 Legend: D width of a token, E [2 D, D] and R [D, 2 D] the coder's kernels, W1 and W2 the learner's.
 
@@ -8,12 +8,22 @@ The coder starts as the pair code E = [I; -I], R = [I, -I]. Every activation act
 
 from __future__ import annotations
 
+import copy
+import math
+
 import torch
 from torch import Tensor, nn
 
 from pnnh.layers.attention import JointLinear
 
-GELU_SECOND_MOMENT = 0.425  # of gelu(x), x ~ N(0, 1)
+
+def second_moment(act: nn.Module) -> float:
+    """E[act(x)^2] for x ~ N(0, 1), by the trapezoidal rule on [-10, 10] (derived); 0.4252 for GELU, 0.5 for ReLU."""
+    x = torch.linspace(-10, 10, 4001, dtype=torch.float64, device="cpu")
+    density = torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
+    with torch.no_grad():
+        value = copy.deepcopy(act).double()(x.clone())
+    return float(torch.trapezoid(value.square() * density, x))
 
 
 @torch.no_grad()
@@ -46,7 +56,7 @@ class PlainMlp(nn.Module):
     def reset_parameters(self) -> None:
         learner, dim = self.fc1.weight.shape
         self.fc1.weight.normal_(0.0, dim**-0.5)
-        self.fc2.weight.normal_(0.0, self.gain * (learner * GELU_SECOND_MOMENT) ** -0.5)
+        self.fc2.weight.normal_(0.0, self.gain * (learner * second_moment(self.act)) ** -0.5)
         self.fc1.bias.zero_()
         self.fc2.bias.zero_()
 

@@ -1,7 +1,7 @@
 """A plain stage: x [B, in, H, W] -> stream [B, C, H / stride, W / stride] in `num_layers` layers that share a coder.
 
-The first layer is the transition, an ordinary plain convolution that makes f and c (and takes stride and widening);
-the last one writes, so that a stage hands on its stream only. In between, by form:
+The first layer is the transition, an ordinary convolution that makes features f and stream c (and takes stride and
+widening); the last one writes, so that a stage returns its stream only. In between, by form:
 
     AlternatingStage   deepen, write, (learn, deepen, write), ...    the transition is the first group's learn
     PipelinedStage     plain, plain, ..., write                      a write in every layer, more memory
@@ -9,21 +9,22 @@ the last one writes, so that a stage hands on its stream only. In between, by fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import cycle
+from functools import partial
 
 from torch import Tensor, nn
 
-from pnnh.layers.coder import CoderChoice, LearnedCoder, coders
+from pnnh.layers.coder import CoderChoice, LearnedCoder, Starts, coders
 from pnnh.layers.conv import Deepen, Learn, LearnerConv, PlainConv, Write
+from pnnh.layers.init import dirac_, he_normal_, orthogonal_
 
 
 @dataclass(frozen=True)
 class PlainOptions:
     """What the layers of a stage are made of.
 
-    coder: which kernel writes, and whether it is shared. gain: its initial scale, how loudly a layer writes.
+    coder: which kernel writes, and whether it is shared. gain: its initial scale.
     learns: how many layers of an `AlternatingStage` learn between two writes, each from the one before (chosen: 2).
     shift: the initial bias of the learners' norms (see `pnnh.theory.solve_shift` for one that fits a depth).
     coder_kernel_size: 1 by default, so that the learners look around and the coder mixes channels (chosen).
@@ -52,12 +53,17 @@ class PlainOptions:
         names = ("dilation", "groups", "padding_mode", "act")
         return {"kernel_size": self.coder_kernel_size} | {name: getattr(self, name) for name in names}
 
+    def starts(self) -> Starts:
+        """Initial kernels of the coder."""
+        rules = {"he": he_normal_, "dirac": dirac_, "orthogonal": orthogonal_}
+        return Starts({name: partial(rule, gain=self.gain) for name, rule in rules.items()}, "dirac", "he")
+
 
 DEFAULT = PlainOptions()
 
 
 class Transition(nn.Module):
-    """x -> f, c: an ordinary plain layer, f = act(norm(F * x)), c = act(norm(G * x)); takes stride and widening."""
+    """x -> (f, c): two ordinary convolutions of x, f = act(norm(F * x)), c = act(norm(G * x)); takes the stride."""
 
     def __init__(self, in_chans: int, stream: int, learner: int, *, stride: int, norm, act, **geometry):
         super().__init__()
@@ -74,9 +80,9 @@ class Transition(nn.Module):
 
 
 class PlainStage(nn.Module):
-    """What both forms have: a transition, the coders, and `num_layers` plain layers in all.
+    """What both forms have: a transition, the coders, and `num_layers` plain layers, the transition among them.
 
-    Subclasses say which of the layers write (`grouped`) and build them (`fill`).
+    Subclasses say which of the layers write (`grouped`) and make them (`built`).
     """
 
     def __init__(
@@ -94,11 +100,13 @@ class PlainStage(nn.Module):
             raise ValueError(
                 f"groups {options.groups} must divide the stream ({stream}) and the learner ({learner}) channels"
             )
-        groups = self.grouped(num_layers, options)
+        self.group_sizes = self.grouped(num_layers, options)
+        num_writes = len(self.group_sizes)
         shape = (stream, learner // options.groups, options.coder_kernel_size, options.coder_kernel_size)
         self.transition = Transition(in_chans, stream, learner, stride=stride, **options.layer())
-        self.coders = coders(options.coder, shape, len(groups), gain=options.gain)
-        self.fill(stream, learner, groups, options)
+        choices = {"starts": options.starts(), "rate": 1 / num_writes**2}
+        self.coders = coders(options.coder, {"weight": shape}, num_writes, **choices)
+        self.layers = nn.ModuleList(self.built(stream, learner, options))
         for module in self.modules():
             if isinstance(module, (Learn, PlainConv)):
                 nn.init.constant_(module.norm.bias, options.shift)
@@ -108,12 +116,20 @@ class PlainStage(nn.Module):
         """How many layers belong to each write, itself among them."""
         raise NotImplementedError
 
-    def fill(self, stream: int, learner: int, groups: list[int], options: PlainOptions) -> None:
+    def built(self, stream: int, learner: int, options: PlainOptions) -> list[nn.Module]:
+        """The layers after the transition."""
         raise NotImplementedError
 
-    def kernels(self) -> Iterator[Tensor]:
-        """The coder kernel of each write in turn: the same tensor every time unless the coder is per layer."""
-        return cycle([coder.weight for coder in self.coders])
+    def kernels(self) -> list[Tensor]:
+        """One coder kernel for each of `layers`: that of the write which ends its group."""
+        owners = [index for index, size in enumerate(self.group_sizes) for _ in range(size)]
+        return [self.coders[index % len(self.coders)].weight for index in owners[1:]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        f, c = self.transition(x)
+        for layer, kernel in zip(self.layers, self.kernels(), strict=True):
+            f, c = layer(f, c, kernel)
+        return c
 
 
 class AlternatingStage(PlainStage):
@@ -135,23 +151,14 @@ class AlternatingStage(PlainStage):
             )
         return [least + 1] * longer + [least] * (count - longer)
 
-    def fill(self, stream: int, learner: int, groups: list[int], options: PlainOptions) -> None:
-        self.layers = nn.ModuleList()
-        for index, size in enumerate(groups):
+    def built(self, stream: int, learner: int, options: PlainOptions) -> list[nn.Module]:
+        layers: list[nn.Module] = []
+        for index, size in enumerate(self.group_sizes):
             if index > 0:  # the transition is the learn of the first
-                self.layers.append(Learn(stream, learner, **options.layer()))
-            self.layers.extend(Deepen(stream, learner, **options.layer()) for _ in range(size - 2))
-            self.layers.append(Write(stream, learner, **options.writing()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernels = self.kernels()
-        f, c = self.transition(x)
-        for layer in self.layers:
-            if isinstance(layer, Write):
-                c = layer(f, c, next(kernels))
-            else:
-                f, c = layer(f, c) if isinstance(layer, Deepen) else layer(c)
-        return c
+                layers.append(Learn(stream, learner, **options.layer()))
+            layers += [Deepen(stream, learner, **options.layer()) for _ in range(size - 2)]
+            layers.append(Write(stream, learner, **options.writing()))
+        return layers
 
 
 class PipelinedStage(PlainStage):
@@ -161,16 +168,9 @@ class PipelinedStage(PlainStage):
     def grouped(num_layers: int, options: PlainOptions) -> list[int]:
         if num_layers < 2:
             raise ValueError(f"num_layers {num_layers} must be at least 2: a transition and a write")
-        return [2] + [1] * (num_layers - 2)
+        return [2] + [1] * (num_layers - 2)  # the transition learns for the first write
 
-    def fill(self, stream: int, learner: int, groups: list[int], options: PlainOptions) -> None:
+    def built(self, stream: int, learner: int, options: PlainOptions) -> list[nn.Module]:
         layer = {"coder_kernel_size": options.coder_kernel_size, **options.layer()}
-        self.layers = nn.ModuleList(PlainConv(stream, learner, **layer) for _ in groups[1:])
-        self.write = Write(stream, learner, **options.writing())
-
-    def forward(self, x: Tensor) -> Tensor:
-        kernels = self.kernels()
-        f, c = self.transition(x)
-        for layer in self.layers:
-            f, c = layer(f, c, next(kernels))
-        return self.write(f, c, next(kernels))
+        both = [PlainConv(stream, learner, **layer) for _ in self.group_sizes[1:]]
+        return [*both, Write(stream, learner, **options.writing())]

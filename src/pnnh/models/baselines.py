@@ -124,7 +124,8 @@ class SameBlockStage(nn.Module):
         options = options or PlainOptions()
         groups, side = AlternatingStage.grouped(num_layers, options), options.coder_kernel_size
         self.transition = Transition(in_chans, stream, learner, stride=stride, **options.layer())
-        self.coders = coders(options.coder, (stream, learner, side, side), len(groups), gain=options.gain)
+        shapes, start = {"weight": (stream, learner, side, side)}, options.starts()
+        self.coders = coders(options.coder, shapes, len(groups), starts=start, rate=1 / len(groups) ** 2)
         self.learners, self.writes = nn.ModuleList(), nn.ModuleList(CoderConv(learner, stream, side) for _ in groups)
         for index, size in enumerate(groups):
             reads = [stream] * (index > 0) + [learner] * (size - 2)  # the transition is the first group's first learner

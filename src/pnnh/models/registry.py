@@ -20,7 +20,6 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import nn
 
 from pnnh.models import cifar, imagenet, rivals, vit
-from pnnh.models._registration import folded
 
 DEPTHS = (20, 32, 38, 44, 56, 110)
 CIFAR_NETS: dict[str, tuple[type[cifar.CifarNet], dict[str, Any]]] = {  # `{}` is the depth, or _tiny
@@ -144,20 +143,16 @@ def family_of(name: str) -> type[nn.Module]:
 
 
 def register(name: str, entry: Entry) -> None:
-    """Make `name` a function of this module that builds the net, and an entry of timm's registry.
+    """Make `name` a function of this module that builds the net, and an entry of timm's registry."""
 
-    With inference_mode=True the net is folded before any weights are loaded, which then must be a fused net's.
-    """
-
-    def build(pretrained: bool = False, inference_mode: bool = False, **kwargs: Any) -> nn.Module:
-        make = (lambda **kwargs: folded(entry.net(**kwargs))) if inference_mode else entry.net
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         features = dict(entry.features)  # timm pops from it and writes to it
         return build_model_with_cfg(
-            make, name, pretrained, feature_cfg=features, **entry.options, **entry.spec | kwargs
+            entry.net, name, pretrained, feature_cfg=features, **entry.options, **entry.spec | kwargs
         )
 
     build.__module__, build.__name__, build.__qualname__ = __name__, name, name
-    build.__doc__ = f"{entry.summary}; inference_mode=True is its fused form."
+    build.__doc__ = f"{entry.summary}."
     setattr(sys.modules[__name__], name, build)
     register_model(build)  # adds the name to __all__
 

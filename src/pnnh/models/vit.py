@@ -20,7 +20,8 @@ from timm.models._manipulate import checkpoint
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from pnnh.layers.block import BlockCoder, BlockOptions, PlainBlock, block_coders
+from pnnh.layers.block import BlockOptions, PlainBlock, block_coders
+from pnnh.layers.coder import Coder
 from pnnh.layers.skipless import CuttingTheSkip
 from pnnh.models.staged import shared_kernels
 
@@ -154,7 +155,7 @@ class PnnhVit(SkiplessVit):
         self.options = options or BlockOptions()
         super().__init__(*args, **kwargs)
         depth = len(self.blocks)
-        self.coders = block_coders(self.options.choice(depth), self.embed_dim, depth)
+        self.coders = block_coders(self.options, self.embed_dim, depth)
 
     def block(self, depth: int) -> nn.Module:
         num_tokens = self.patch_embed.num_patches + self.num_prefix_tokens
@@ -164,18 +165,18 @@ class PnnhVit(SkiplessVit):
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
         super().init_weights(mode, needs_reset)
         for module in self.modules():
-            if isinstance(module, (PlainBlock, BlockCoder)):
+            if isinstance(module, (PlainBlock, Coder)):
                 module.reset_parameters()
 
     def embed(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> tokens with their positions [B, T, D]."""
         return self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
 
-    def coded(self) -> Iterator[tuple[PlainBlock, BlockCoder]]:
+    def coded(self) -> Iterator[tuple[PlainBlock, Coder]]:
         """Every block and its coder: the same every time unless there is one per block."""
         return zip(self.blocks, cycle(self.coders))
 
-    def run(self, block: PlainBlock, x: Tensor, coder: BlockCoder) -> Tensor:
+    def run(self, block: PlainBlock, x: Tensor, coder: Coder) -> Tensor:
         return checkpoint(block, x, coder) if self.grad_checkpointing and self.training else block(x, coder)
 
     def forward_features(self, x: Tensor) -> Tensor:

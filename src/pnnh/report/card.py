@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 
-def model_card(record: dict[str, Any], *, fused: bool) -> str:
+def model_card(record: dict[str, Any]) -> str:
     """Results, recipe, data, use and limits of a trained model; every figure is the record's."""
-    parts = [_header(record), _result(record), _use(fused), _recipe(record), _data(record), _limits(record)]
+    parts = [_header(record), _result(record), _use(), _recipe(record), _data(record), _limits(record)]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
@@ -46,11 +46,8 @@ def _result(record: dict[str, Any]) -> str:
     )
 
 
-def _use(fused: bool) -> str:
-    form = "The weights are of the fused form: norms and coder folded, one convolution per layer." if fused else ""
-    return f"""## Use
-
-{form}
+def _use() -> str:
+    return """## Use
 
 ```sh
 pip install pnnh

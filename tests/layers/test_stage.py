@@ -105,12 +105,12 @@ def test_circular_padding_is_equivariant_to_shifts():
 def test_the_stream_crosses_its_activation_as_plain_autograd_would(kind):
     """Outputs and gradients bit by bit, and no tensor kept but c, which a learner that reads it keeps as well."""
     torch.manual_seed(0)
-    learn, features = kind(8, 4).train(), [torch.randn(2, 4, 5, 5)] if kind is layers.Deepen else []
+    learn, f = kind(8, 4).train(), torch.randn(2, 4, 5, 5)
     nn.init.normal_(learn.shift)
     c, grad = torch.randn(2, 8, 5, 5).relu_().requires_grad_(), torch.randn(2, 8, 5, 5)
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
-        ours = learn(*features, c)[1]
+        ours = learn(f, c)[1]
     assert set(kept) >= {c.data_ptr()}
     assert ours.data_ptr() not in kept
     plain = F.relu(c + learn.shift.view(-1, 1, 1))

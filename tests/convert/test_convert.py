@@ -178,7 +178,7 @@ def test_relu6_has_no_code_of_its_own():
 
 
 def test_unknown_form_is_refused():
-    with pytest.raises(UsageError, match="choose dense or structured"):
+    with pytest.raises(UsageError, match="choose structured or dense"):
         convert(Net(ACTS["relu"]), EXAMPLE, form="wide")
 
 

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from pnnh.layers import (
-    BlockCoder,
     BlockOptions,
     CuttingTheSkip,
     FrozenDirac,
@@ -17,9 +16,10 @@ from pnnh.layers import (
     PerLayerCoder,
     PlainAttention,
     PlainMlp,
+    block_coders,
 )
 from pnnh.layers.attention import CoderLinear, JointLinear, diagonal_bias
-from pnnh.layers.mlp import pair_encoder_
+from pnnh.layers.mlp import pair_encoder_, second_moment
 from pnnh.models import CutSkipVit, PnnhVit
 from pnnh.train.groups import param_groups
 
@@ -71,7 +71,8 @@ def test_the_pair_code_loses_nothing(act):
 def test_at_the_start_attention_keeps_what_was_solved_for(tokens, depth, mixing):
     """With O V = I and queries of 0 a token becomes (1 - a) itself + a / (T - 1) of every other."""
     d, away = 8, 1 - math.exp(-mixing / depth)
-    attention, coder = PlainAttention(d, 2, diagonal=diagonal_bias(tokens, depth, mixing)).double(), BlockCoder(d)
+    attention = PlainAttention(d, 2, diagonal=diagonal_bias(tokens, depth, mixing)).double()
+    (coder,) = block_coders(BlockOptions(), d, 1)
     coder.double().reset_parameters()
     x = torch.randn(2, tokens, d, dtype=torch.float64)
     others = (x.sum(1, keepdim=True) - x) / (tokens - 1)
@@ -145,9 +146,8 @@ def test_coder_choices():
 
 
 def test_the_shared_coder_learns_more_slowly_the_deeper_the_net():
-    rates = {depth: BlockOptions().choice(depth).lr_scale for depth in (1, 12, 48)}
-    assert rates == {depth: BlockOptions(coder=LearnedCoder()).choice(depth).lr_scale for depth in rates}
-    assert BlockOptions(coder=LearnedCoder(0.5)).choice(12).lr_scale == 0.5
+    rates = {depth: block_coders(BlockOptions(), 4, depth)[0].lr_scale for depth in (1, 12, 48)}
+    assert block_coders(BlockOptions(coder=LearnedCoder(0.5)), 4, 12)[0].lr_scale == 0.5
     assert rates[12] == pytest.approx(4 * rates[48])
     assert rates[1] == 1
 
@@ -159,3 +159,23 @@ def test_a_joint_linear_is_seen_by_hooks_and_flop_counters():
             module.register_forward_hook(lambda module, inputs, output: seen.append(module))
     net(torch.randn(1, 3, 8, 8))
     assert len(seen) == 4 * 3
+
+
+def test_a_start_that_blocks_do_not_have_is_refused_and_the_others_are_used():
+    with pytest.raises(ValueError, match="start 'he' of the coder must be one of orthogonal, dirac"):
+        block_coders(BlockOptions(coder=LearnedCoder(start="he")), 4, 2)
+    (coder,) = block_coders(BlockOptions(coder=LearnedCoder(start="dirac")), 4, 2)
+    assert torch.equal(coder.value, torch.eye(4))
+    (coder,) = block_coders(BlockOptions(), 4, 2)
+    torch.testing.assert_close(coder.output @ coder.value, torch.eye(4), atol=1e-5, rtol=0)
+    assert not torch.equal(coder.value, torch.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("act", "moment"), [(nn.ReLU, 0.5), (nn.Identity, 1.0), (nn.GELU, 1 / 3 + 3**0.5 / 6 / math.pi)]
+)
+def test_the_learner_of_an_mlp_starts_at_its_gain_whatever_the_activation(act, moment):
+    assert second_moment(act()) == pytest.approx(moment, abs=1e-6)
+    mlp = PlainMlp(64, 64 * 8, gain=0.7, act=act)
+    learned = F.linear(mlp.act(F.linear(torch.randn(500, 64), mlp.fc1.weight)), mlp.fc2.weight)
+    assert learned.std().item() == pytest.approx(0.7, rel=0.05)

@@ -52,7 +52,7 @@ NOT_DENSE = {
         lambda m, x: m.b(m.a(x)).relu() + m.c(x).relu(), nn.MaxPool2d(2), conv(), conv(stride=2)
     ),
     "a: adaptive_avg_pool2d[2, 2] is no global average": Body(lambda m, x: m.a(x), nn.AdaptiveAvgPool2d(2)),
-    "a.2: softmax cannot be part of a chain": Body(lambda m, x: m.a(x), pool_and(nn.Softmax(1))),
+    "a.2: an activation after the global pooling": Body(lambda m, x: m.a(x), pool_and(nn.Softmax(1))),
     "a.3: an activation after the global pooling": Body(
         lambda m, x: m.a(x), pool_and(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     ),
@@ -94,9 +94,9 @@ def kernel(side=1, channels=2):
 def test_sums_and_stacks_of_two_states_or_strides_are_refused():
     first = affine.Affine(0, kernel())
     for other in (affine.Affine(1, kernel()), affine.Affine(0, kernel(), stride=2)):
-        with pytest.raises(UsageError, match="here: the sum reads two states or strides"):
+        with pytest.raises(UsageError, match="here: one layer would read two states or strides"):
             first.plus(other, "here")
-        with pytest.raises(UsageError, match="here: one layer would need two strides or states"):
+        with pytest.raises(UsageError, match="here: one layer would read two states or strides"):
             affine.stacked([first, other], "here")
     wide = first.plus(affine.Affine(0, kernel(3)), "here").kernel
     assert wide[0, 0].tolist() == [[1, 1, 1], [1, 2, 1], [1, 1, 1]]
@@ -117,19 +117,20 @@ def test_a_model_whose_python_reads_values_cannot_be_exported(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("form", ["dense", "structured"])
+@pytest.mark.parametrize("form", ["chain", "structured"])
 def test_activations_of_their_own_do_not_fold(form):
     def prelu(inplace):
         return nn.PReLU()
 
     model = timm.create_model("pnnh_resnet_tiny", options=PlainOptions(act=prelu)).eval()
-    with pytest.raises(UsageError, match=r"stages.0: a layer with the activations PReLU") as caught:
-        fuse(with_statistics(model), form=form)
-    one_line(caught)
+    fused = fuse(with_statistics(model), form=form)
+    left = dict(fused.fusion.left)
+    assert left["stages.0"].startswith("a layer with the activations PReLU")
+    assert "stages.0" not in fused.fusion.folded
 
 
 def test_an_unknown_form_of_fusing_is_refused():
-    with pytest.raises(UsageError, match="form 'thin' is not known; choose dense or structured"):
+    with pytest.raises(UsageError, match="form 'thin' is not known; choose structured or chain"):
         fuse(nn.Linear(2, 2), form="thin")
 
 
@@ -147,15 +148,15 @@ def test_a_twin_that_is_not_proven_is_not_returned(monkeypatch, error):
 
 def test_a_file_that_disagrees_or_has_an_add_is_refused(monkeypatch, tmp_path):
     model = with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()))
-    monkeypatch.setattr(home("export"), "_write_onnx", lambda net, example, path: (18, {"Conv": 1, "Add": 1}))
+    monkeypatch.setattr(home("write"), "_write_onnx", lambda net, example, names, path: (18, {"Conv": 1, "Add": 1}))
     with pytest.raises(RunError, match=r"net.onnx has Add although the network is a bare chain"):
         export(model, EXAMPLE, tmp_path / "net.onnx")
-    true = home("export").agreement
-    monkeypatch.setattr(home("export"), "agreement", lambda a, b: true(a, b + 0.1))
+    true = home("write").agreement
+    monkeypatch.setattr(home("write"), "agreement", lambda a, b: true(a, [b[0] + 0.1]))
     with pytest.raises(RunError, match=r"net.pt2 disagrees: relative error"):
         export(model, EXAMPLE, tmp_path / "net.pt2")
 
 
 def test_outputs_of_two_shapes_are_not_compared():
-    with pytest.raises(RunError, match=r"outputs have shapes \(2, 3\) and \(2, 4\)"):
+    with pytest.raises(RunError, match=r"outputs have shapes .*2, 3.* and .*2, 4"):
         agreement(torch.ones(2, 3), torch.ones(2, 4))
