@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -13,9 +13,7 @@ from rich.progress import Progress as Bars
 from pnnh import report
 from pnnh.compare import Cell, Comparison, Observer
 from pnnh.data import Dataset
-
-if TYPE_CHECKING:
-    from pnnh.train import Progress
+from pnnh.train import Progress
 
 EVERY_SECONDS = 10.0
 

@@ -11,9 +11,11 @@ import os
 import queue
 import statistics
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from pnnh.analysis.readback import read_back
 from pnnh.compare.comparison import Cell, Comparison
 from pnnh.cost import cost
 from pnnh.data import Dataset, Split
-from pnnh.train import Epoch, Normalise, NotFinite, train
+from pnnh.train import Epoch, Normalise, NotFinite, Progress, train
 
 
 class Observer:
@@ -42,6 +44,9 @@ class Observer:
 
     def epoch(self, cell: Cell, event: Epoch) -> None:
         """An epoch of `cell` is over."""
+
+    def step(self, cell: Cell, now: Progress) -> None:
+        """An update of `cell` is done; called about once a second."""
 
     def done(self, cell: Cell, row: dict[str, Any]) -> None:
         """`cell` is trained, or was found trained."""
@@ -103,13 +108,16 @@ def _start(shared: tuple[Dataset, dict[str, Any]], threads: int) -> None:
 
 
 class _Teller(Observer):
-    """Passes epochs on to the first process."""
+    """Passes epochs and steps on to the first process."""
 
     def __init__(self, events):
         self.events = events
 
     def epoch(self, cell: Cell, event: Epoch) -> None:
-        self.events.put((cell, event))
+        self.events.put(("epoch", cell, event))
+
+    def step(self, cell: Cell, now: Progress) -> None:
+        self.events.put(("step", cell, now))
 
 
 def _work(plan: Comparison, cell: Cell, device: str, out: Path, events) -> dict[str, Any]:
@@ -119,7 +127,8 @@ def _work(plan: Comparison, cell: Cell, device: str, out: Path, events) -> dict[
 def _pass_on(events, observer: Observer) -> None:
     while True:
         try:
-            observer.epoch(*events.get_nowait())
+            kind, cell, event = events.get_nowait()
+            getattr(observer, kind)(cell, event)
         except queue.Empty:
             return
 
@@ -142,7 +151,7 @@ def run_cell(
     diverged = None
     try:
         choices = {"seed": cell.seed, "device": device, "out": folder, "spec": spec, "execution": plan.execution}
-        for event in train(model, data, recipe, **choices):
+        for event in train(model, data, recipe, **choices, on_step=_seldom(partial(observer.step, cell))):
             events.append(event)
             observer.epoch(cell, event)
     except NotFinite as error:
@@ -160,6 +169,19 @@ def run_cell(
     except OSError as error:
         raise RunError(f"cannot write {file}: {error.strerror}; free some space or choose another --out") from None
     return row
+
+
+def _seldom(tell: Callable[[Progress], None], seconds: float = 1.0) -> Callable[[Progress], None]:
+    """`tell`, but not again before `seconds` have passed."""
+    last = time.monotonic()
+
+    def step(now: Progress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            tell(now)
+
+    return step
 
 
 def outcome(events: list[Epoch], whole: bool, batch_size: int) -> dict[str, Any]:
