@@ -27,21 +27,28 @@ DEVIATIONS = ("mean_z", "square_z", "survival_z")
 ALPHA = 0.02  # chance that any layer of a net of pure noise rises above its floor
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A similarity to the input: its value, the mean of the same with unrelated images, and the edge of that noise.
+class Measure(float):
+    """A similarity to the input, a number that knows the mean of the same with unrelated images and that noise's edge.
 
     edge: mean + (ln(layers / ALPHA) - 1) standard deviations over the draws: what exceeds it in any of so many layers
     is no noise, whose tail is taken to be no heavier than an exponential one (ours; docs/seeing-inputs-dissipate.md).
     """
 
-    value: float
-    floor: float = NAN
-    edge: float = NAN
+    floor: float
+    edge: float
+
+    def __new__(cls, value: float, floor: float = NAN, edge: float = NAN) -> Measure:
+        self = super().__new__(cls, value)
+        self.floor, self.edge = floor, edge
+        return self
+
+    @property
+    def value(self) -> float:
+        return float(self)
 
     @property
     def above_noise(self) -> bool:
-        return self.value > self.edge
+        return self > self.edge
 
 
 @dataclass(frozen=True)
@@ -348,7 +355,7 @@ def _edges(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
         found = [getattr(layer, name) for layer in layers]
         known = [item.edge for item in found if math.isfinite(item.edge)]
         pooled = math.sqrt(sum(sd * sd for sd in known) / len(known)) if known else NAN
-        return [replace(item, edge=item.floor + width * max(item.edge, pooled)) for item in found]
+        return [Measure(item, item.floor, item.floor + width * max(item.edge, pooled)) for item in found]
 
     columns = {name: widened(name) for name in ("cka", "r2", "psnr", "ssim")}
     return tuple(
