@@ -1,5 +1,7 @@
 """Exact conversion: residual nets of every kind the codes cover, in both forms; costs; refusals; the memory planner."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -213,3 +215,50 @@ def test_memory_of_a_chain_is_two_buffers_and_of_a_residual_block_three():
     assert plan.peak_bytes == 2 * 4 * 4 * 8 * 8
     assert certify(chain, x).plain
     assert not certify(Residual(), x).plain
+
+
+@pytest.mark.parametrize("form", ["structured", "dense"])
+def test_a_twin_owns_its_weights_and_its_copies_refuse_other_sizes_too(form):
+    model = with_statistics(Net(ACTS["relu"]))
+    twin, _ = convert(model, EXAMPLE, form=form)
+    assert not {p.data_ptr() for p in twin.parameters()} & {p.data_ptr() for p in model.parameters()}
+    for net in (twin, copy.deepcopy(twin)):
+        with pytest.raises(UsageError, match=r"converted for inputs of 3x16x16, not 3x24x24; convert the source again"):
+            net(torch.randn(2, 3, 24, 24))
+
+
+class OptionA(nn.Module):
+    """The shortcut of He et al.'s CIFAR ResNets: every second pixel, channels of zeros on both sides."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.conv1, self.conv2 = nn.Conv2d(4, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 1, 1)
+        self.norm, self.linear = nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        short = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+        x = (self.norm(self.conv2(self.conv1(x).relu())) + short).relu()
+        return self.linear(nn.functional.avg_pool2d(x, x.shape[-1]).flatten(1))
+
+
+def test_option_a_shortcuts_become_a_bare_chain():
+    model = with_statistics(OptionA())
+    twin, report = convert(model, EXAMPLE, form="dense")
+    assert report.agreement.relative_error <= 1e-12
+    kinds = [type(layer).__name__ for layer in twin]
+    assert kinds == ["Conv2d", "ReLU"] * 3 + ["AdaptiveAvgPool2d", "Flatten", "Linear"]
+    channels = [layer.out_channels for layer in twin if isinstance(layer, nn.Conv2d)]
+    assert channels == [4, 8 + 4, 8]  # the shortcut's four channels cross beside the eight features
+    torch.testing.assert_close(twin(EXAMPLE), model(EXAMPLE), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [1, -1, 0.5])
+@pytest.mark.parametrize("form", ["structured", "dense"])
+def test_scaled_sums_and_nets_that_end_in_images(form, alpha):
+    torch.manual_seed(0)
+    model = Wrapped(lambda y, x: torch.add(y.relu(), x, alpha=alpha))
+    twin, report = convert(model.eval(), EXAMPLE, form=form)
+    assert report.agreement.relative_error <= 1e-12
+    torch.testing.assert_close(twin(EXAMPLE), model(EXAMPLE), rtol=1e-4, atol=1e-5)

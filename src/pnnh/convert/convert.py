@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pnnh._errors import RunError, UsageError
-from pnnh._modules import left_as_found, unwrap
+from pnnh._modules import copied, left_as_found, unwrap
 from pnnh.certify import Certificate
 from pnnh.certify.certificate import certify_trace
 from pnnh.certify.trace import Example, Trace, as_arguments, trace
@@ -128,6 +128,7 @@ def convert(
             f"the twin is not proven: relative error {proof.relative_error:.1e} in float64 (limit {TOLERANCE:.0e}), "
             f"{certificate}; nothing is returned, please report the model"
         )
+    twin = copied(twin)  # the graph reads the source's own weights
     twin.register_forward_pre_hook(SizeGuard(arguments), with_kwargs=True)
     return twin, Conversion(form, len(found.joins), before, after, carries, certificate, proof, rounding)
 

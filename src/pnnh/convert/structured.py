@@ -32,6 +32,16 @@ class Carry:
     channels: int
 
 
+class PlainTwin(fx.GraphModule):
+    """The rewritten graph as a module; its copies keep the hook that refuses other image sizes."""
+
+    def __deepcopy__(self, memo: dict) -> fx.GraphModule:
+        twin = super().__deepcopy__(memo)
+        twin._forward_pre_hooks.update(self._forward_pre_hooks)
+        twin._forward_pre_hooks_with_kwargs.update(self._forward_pre_hooks_with_kwargs)
+        return twin
+
+
 def structured_twin(traced: Trace) -> tuple[fx.GraphModule, tuple[Carry, ...]]:
     """Rewrite the exported graph so that it is plain, computing exactly the same function.
 
@@ -48,7 +58,7 @@ def structured_twin(traced: Trace) -> tuple[fx.GraphModule, tuple[Carry, ...]]:
     for join in uneven_sums(values, levels):
         carries += _level(graph, join, values, levels, positive)
     graph.lint()
-    return fx.GraphModule(module, graph, "PlainTwin"), tuple(carries)
+    return PlainTwin(module, graph, "PlainTwin"), tuple(carries)
 
 
 def refuse_inconvertible(traced: Trace) -> None:
