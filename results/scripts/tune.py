@@ -38,7 +38,7 @@ OWN: dict[str, tuple[dict[str, Any], ...]] = {
     "residual_shared": ({"lr_scale": 1 / 3}, {"gain": 0.1}),
     "residual_same_block": GAINS,
     "pnnh": GAINS,
-    "plain": ({"head_norm": None}, {}),
+    "plain": ({"head_norm": False}, {}),
     "diracnet": ({"beta": 0.3}, {"beta": 1.0}),
     "repvgg": ({"gain": 0.3}, {"gain": 1.0}),
 }

@@ -196,3 +196,7 @@ def test_the_norm_of_the_layers_is_the_norm_of_the_head(name):
     net = timm.create_model(name, options=PlainOptions(norm=partial(nn.GroupNorm, 1)))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in (*net.stages.modules(), *net.head.modules()))
     assert isinstance(net.head.norm, nn.GroupNorm)
+
+
+def test_the_norm_before_the_pooling_can_be_left_out():
+    assert num_params("cifar_resnet_tiny") - num_params("cifar_resnet_tiny", head_norm=False) == 2 * 16

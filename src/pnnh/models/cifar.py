@@ -9,7 +9,7 @@
     SharedResNet     CifarResNet, second convolutions shared by a stage      sharing with shortcuts
 
 All have a norm before the pooling, and the last norm of every residual block starts at 0.3, as a PNNH net's writes do.
-He et al.'s own nets are CifarResNet and PlainResNet with `head_norm=None`, the residual one with `gain=1.0`.
+He et al.'s own nets are CifarResNet and PlainResNet with `head_norm=False`, the residual one with `gain=1.0`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Literal
 
 from torch import nn
 
@@ -40,7 +41,7 @@ class ImagenetNet(StagedNet):
         widths: Four = BASIC_WIDTHS,
         *,
         stem_width: int = 64,
-        head_norm: Callable[[int], nn.Module] | None = None,
+        head_norm: Callable[[int], nn.Module] | Literal[False] = False,
         num_classes: int = 1000,
         **kwargs,
     ):

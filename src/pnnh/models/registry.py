@@ -26,7 +26,7 @@ CIFAR_NETS: dict[str, tuple[type[cifar.CifarNet], dict[str, Any]]] = {  # `{}` i
     "pnnh_resnet{}": (cifar.PnnhResNet, {}),
     "plain_resnet{}": (cifar.PlainResNet, {}),
     "cifar_resnet{}": (cifar.CifarResNet, {}),
-    "cifar_resnet{}_2015": (cifar.CifarResNet, {"gain": 1.0, "head_norm": None}),
+    "cifar_resnet{}_2015": (cifar.CifarResNet, {"gain": 1.0, "head_norm": False}),
     "cifar_resnet{}_same_block": (cifar.SameBlockResNet, {}),
     "cifar_resnet{}_narrow": (cifar.NarrowResNet, {}),
     "cifar_resnet{}_short": (cifar.ShortResNet, {}),

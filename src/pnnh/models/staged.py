@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from timm.layers import ClassifierHead
@@ -19,7 +20,8 @@ class StagedNet(nn.Module):
     Input [B, in_chans, H, W] with H, W >= `min_size`; output [B, num_classes], or the last stage's features
     [B, widths[-1], H / r, W / r], r = `stem_reduction` 2^(number of stages - 1).
 
-    head_norm: the norm between the last stage and the pooling, built with a number of channels; None: no such norm.
+    head_norm: the norm between the last stage and the pooling, built with a number of channels; False: no such norm
+        (timm drops arguments that are None).
     """
 
     min_size = 8
@@ -32,7 +34,7 @@ class StagedNet(nn.Module):
         num_layers: tuple[int, ...],
         *,
         stem_width: int | None = None,
-        head_norm: Callable[[int], nn.Module] | None = nn.BatchNorm2d,
+        head_norm: Callable[[int], nn.Module] | Literal[False] = nn.BatchNorm2d,
         num_classes: int = 10,
         in_chans: int = 3,
         global_pool: str = "avg",
@@ -53,7 +55,7 @@ class StagedNet(nn.Module):
             before = width
         self.num_features = self.head_hidden_size = before
         pooling = {"pool_type": global_pool, "drop_rate": drop_rate}
-        if head_norm is None:
+        if not head_norm:
             self.head = ClassifierHead(before, num_classes, **pooling)
         else:
             self.head = NormHead(before, num_classes, norm=head_norm, **pooling)

@@ -56,7 +56,7 @@ class DiracNet(CifarNet):
 
     def __init__(self, depth: int = 20, widths: tuple[int, int, int] = WIDTHS, *, beta: float = 0.1, **kwargs):
         self.beta = beta
-        super().__init__(depth, widths, **{"head_norm": None} | kwargs)
+        super().__init__(depth, widths, **{"head_norm": False} | kwargs)
 
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
         return DiracStage(in_chans, out_chans, num_layers, stride=stride, beta=self.beta)

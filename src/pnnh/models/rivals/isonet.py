@@ -54,7 +54,7 @@ class IsoNet(CifarNet):
 
     def __init__(self, depth: int = 20, widths: tuple[int, int, int] = WIDTHS, *, gamma: float = 1e-4, **kwargs):
         self.gamma = gamma
-        super().__init__(depth, widths, **{"head_norm": None} | kwargs)
+        super().__init__(depth, widths, **{"head_norm": False} | kwargs)
 
     def first_layer(self, in_chans: int, out_chans: int) -> nn.Module:
         return nn.Sequential(nn.Conv2d(in_chans, out_chans, 3, padding=1, bias=False), ShiftedReLU(out_chans))

@@ -32,7 +32,7 @@ class RepVgg(CifarNet):
 
     def __init__(self, depth: int = 20, widths: tuple[int, int, int] = WIDTHS, *, gain: float = 1.0, **kwargs):
         self.gain = gain
-        super().__init__(depth, widths, **{"head_norm": None} | kwargs)
+        super().__init__(depth, widths, **{"head_norm": False} | kwargs)
 
     def stage(self, in_chans: int, out_chans: int, num_layers: int, *, stride: int) -> nn.Module:
         return RepVggStage(in_chans, out_chans, num_layers, stride=stride, gain=self.gain)

@@ -79,7 +79,7 @@ class TatNet(CifarNet):
 
     def __init__(self, depth: int = 20, widths: tuple[int, int, int] = WIDTHS, *, eta: float = 0.9, **kwargs):
         self.slope = tailored_slope(depth - 1, eta)
-        super().__init__(depth, widths, **{"head_norm": None} | kwargs)
+        super().__init__(depth, widths, **{"head_norm": False} | kwargs)
 
     def first_layer(self, in_chans: int, out_chans: int) -> nn.Module:
         return TailoredLayer(in_chans, out_chans, self.slope)
