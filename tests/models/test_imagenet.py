@@ -4,6 +4,7 @@ import pytest
 import timm
 import torch
 
+import pnnh.models  # noqa: F401
 from pnnh import certify
 from pnnh.convert import fuse
 from pnnh.cost import cost, count_params
