@@ -202,7 +202,7 @@ def diagnose(
     decoder = (decoder or Decoder()).fit_to(*(images.shape[-2:] if images.dim() == 4 else (1, 1)))
     targets = Targets(view(images, decoder), decoder)
     stream = list(batches(images, batch_size, draws, seed))
-    with left_as_found(inner, training):
+    with torch.inference_mode(False), left_as_found(inner, training):
         torch.manual_seed(seed)
         tallies, unseen = _measure(inner, images, stream, targets)
         pixels = targets.mean.numel()
