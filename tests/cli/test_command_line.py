@@ -25,7 +25,7 @@ from pnnh.models import registry
 NET, SHOW = "weights image-size trust", "format"
 FLAGS = {  # all but MODEL and --help
     "bench": f"preset batch-size device amp mode layout pairs out {NET} {SHOW}",
-    "certify": f"strict out {NET} {SHOW}",
+    "certify": f"strict data num out {NET} {SHOW}",
     "compare": "data methods depths epochs seeds out image-size limit batch-size lr recipe held-out family width patch "
     f"device amp compile jobs {SHOW}",
     "convert": f"form dry-run out {NET} {SHOW}",

@@ -25,7 +25,7 @@ def images_for(loaded: Loaded, *, data: str | None, folder: Path | None, num: in
     """The images that a network is diagnosed on: from `folder`, from `data`, or from what it was trained on."""
     if folder is not None:
         return _from_folder(folder, loaded.input_size, num)
-    return _from_data(data or _own_data(loaded), loaded.input_size, num, seed)
+    return labelled(data or _own_data(loaded), loaded.input_size, num, seed)[0]
 
 
 def _own_data(loaded: Loaded) -> str:
@@ -37,8 +37,8 @@ def _own_data(loaded: Loaded) -> str:
     return known
 
 
-def _from_data(spec: str, shape: tuple[int, int, int], num: int, seed: int) -> Tensor:
-    """[num, C, H, W] test images, normalised by the training images' mean and standard deviation."""
+def labelled(spec: str, shape: tuple[int, int, int], num: int, seed: int) -> tuple[Tensor, Tensor]:
+    """[num, C, H, W] test images, normalised by the training images' mean and standard deviation, and their classes."""
     from pnnh.data.load import load_data
     from pnnh.data.types import resize
 
@@ -50,7 +50,7 @@ def _from_data(spec: str, shape: tuple[int, int, int], num: int, seed: int) -> T
     if images.shape[-1] != shape[-1]:
         images = resize(images, shape[-1])
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
-    return (images.float() / 255 - mean) / std
+    return (images.float() / 255 - mean) / std, data.test.labels[chosen]
 
 
 def _from_folder(folder: Path, shape: tuple[int, int, int], num: int) -> Tensor:
