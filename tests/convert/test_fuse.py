@@ -341,3 +341,12 @@ def test_layers_read_by_number_or_by_name_keep_both():
         assert len(fused.layers) == 6
         for ours, theirs in zip(fused(x), model(x), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_an_example_with_the_strides_of_an_image_file_gives_the_same_operators(tmp_path):
+    x = torch.randn(2, 3, 32, 32)
+    made = [
+        export(net(), item, tmp_path / "net.onnx", form="chain")
+        for item in (x, x.to(memory_format=torch.channels_last))
+    ]
+    assert made[0].op_types == made[1].op_types

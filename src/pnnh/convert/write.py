@@ -78,7 +78,7 @@ def export(
         UsageError: unknown suffix, train mode, a net that cannot be traced or whose precision the runtime does not
             have. RunError: the file disagrees by more than the precision explains, or has operators a chain must not.
     """
-    path, arguments = Path(path), as_arguments(example)
+    path, arguments = Path(path), tuple(item.contiguous() for item in as_arguments(example))
     if path.suffix not in (".onnx", ".pt2"):
         raise UsageError(f"{path.name} ends in {path.suffix or 'nothing'}; give a file that ends in .onnx or .pt2")
     if len(arguments) != 1 or len(arguments[0]) < 2:
