@@ -73,7 +73,7 @@ def effect_of(body, **options):
         (plain(AlternatingStage), ["act", "body.transition.stream.2", *(f"body.layers.{i}.act" for i in range(5))]),
         (
             plain(PipelinedStage),
-            ["act", "body.transition.stream.2", *(f"body.layers.{i}.write.act" for i in range(4)), "body.write.act"],
+            ["act", "body.transition.stream.2", *(f"body.layers.{i}.write.act" for i in range(4)), "body.layers.4.act"],
         ),
     ],
 )

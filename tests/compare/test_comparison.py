@@ -244,7 +244,7 @@ def test_summary_is_mean_and_sample_deviation_over_seeds():
     assert row == sizes | {"test_%": 92.0, "std": 2.0, "n": 3, "step_ms": 5}
 
 
-def test_survival_of_a_chain_of_relus_is_counted_in_call_order(data):
+def test_survival_is_counted_in_call_order(data):
     class Net(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -254,7 +254,7 @@ def test_survival_of_a_chain_of_relus_is_counted_in_call_order(data):
             alive = torch.relu(self.weight * x.abs() + 1)
             return torch.relu(-alive)
 
-    assert cells.survival(Net(), data) == [1.0, 0.0]
+    assert cells.survival(Net(), data) == [1.0, 1.0, 0.0]  # of abs, and of both
 
 
 def test_compare_is_a_verb_of_the_package():
