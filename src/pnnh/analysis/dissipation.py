@@ -201,7 +201,6 @@ def diagnose(
         raise UsageError(f"pictures = {pictures} must be 0 or more: how many are kept as read back")
     decoder = (decoder or Decoder()).fit_to(*(images.shape[-2:] if images.dim() == 4 else (1, 1)))
     with torch.inference_mode(False), left_as_found(inner, training):
-        images = images.clone() if images.is_inference() else images  # or no gradient could be taken of them
         targets = Targets(view(images, decoder), decoder)
         stream = list(batches(images, batch_size, draws, seed))
         torch.manual_seed(seed)
